@@ -1,0 +1,1 @@
+"""One file per command: parse, make a Recipe, call the engine once."""

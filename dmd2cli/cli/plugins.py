@@ -1,0 +1,35 @@
+"""dmd2 plugins: what is installed, and from where."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Look at the installed plugins.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps `list` a subcommand while it is the only one."""
+
+
+@app.command("list")
+def list_plugins(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List teachers, losses, samplers and all other plugins, with the package each comes from."""
+    from dataclasses import asdict
+
+    from dmd2cli.cli.table import table
+    from dmd2cli.registry import KINDS, describe
+
+    found = [(kind, plugin) for kind in KINDS for plugin in describe(kind)]
+    if as_json:
+        print(json.dumps([{"kind": kind, **asdict(plugin)} for kind, plugin in found], indent=2))
+        return
+    rows = [(kind, plugin.name, plugin.distribution, plugin.version) for kind, plugin in found]
+    print(table(("KIND", "NAME", "PACKAGE", "VERSION"), rows))
+    for problem in dict.fromkeys(plugin.problem for _, plugin in found if plugin.problem):
+        typer.echo(f"problem: {problem}", err=True)

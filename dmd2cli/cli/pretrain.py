@@ -1,0 +1,34 @@
+"""dmd2 pretrain: train a small teacher, or the features of a metric."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="A recipe file with a task, or the name of a packaged one.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Fields to change.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; by default runs/RECIPE.")] = None,
+    resume: Annotated[str, typer.Option(help="auto, never, or a checkpoint folder to start from.")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
+) -> None:
+    """Train a network from scratch; the same command again continues. Writes RUN/weights.safetensors."""
+    import sys
+
+    from dmd2cli.recipe import PretrainRecipe, dump, load
+    from dmd2cli.recipe_build import check
+
+    found = load(recipe, overrides or [], model=PretrainRecipe)
+    check(found)
+    if dry_run:
+        print(dump(found), end="")
+        return
+    from dmd2cli.engine.pretrain import RESULT, pretraining
+    from dmd2cli.engine.run import run
+
+    folder = out or Path("runs") / Path(recipe).stem
+    steps = run(found, folder, pretraining, resume, command=" ".join(["dmd2", *sys.argv[1:]]))
+    print(f"{folder / RESULT}: trained for {steps} steps")

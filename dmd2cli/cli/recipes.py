@@ -1,0 +1,70 @@
+"""dmd2 recipes: the recipes that came with the installation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="List, show and copy recipes.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("list")
+def list_recipes(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the packaged recipes, each with its first comment line."""
+    from dmd2cli.cli.table import table
+    from dmd2cli.recipe_files import packaged
+
+    found = [(name, _first_comment(path)) for name, path in packaged().items()]
+    if as_json:
+        print(json.dumps([{"name": name, "about": about} for name, about in found], indent=2))
+    else:
+        print(table(("NAME", "ABOUT"), found))
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A packaged recipe, or a file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+) -> None:
+    """Print a recipe as a run would see it: parents, tiers and overrides applied, defaults written out."""
+    from dmd2cli.recipe import dump, load_any
+
+    print(dump(load_any(name, overrides or [])), end="")
+
+
+@app.command()
+def copy(
+    name: Annotated[str, typer.Argument(help="A packaged recipe, or a file.")],
+    dest: Annotated[Path | None, typer.Argument(help="File or folder; by default this folder.")] = None,
+) -> None:
+    """Copy a recipe as it was written, comments included, to edit it. Nothing is overwritten."""
+    from dmd2cli.errors import UserError
+    from dmd2cli.recipe_files import find
+
+    source = find(name)
+    target = dest or Path()
+    target = target / source.name if target.is_dir() else target
+    try:
+        with target.open("x", encoding="utf-8") as file:
+            file.write(source.read_text(encoding="utf-8"))
+    except FileExistsError:
+        raise UserError(f"{target}: exists already; name another file, or remove it") from None
+    print(target)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors that complete and check YAML."""
+    from dmd2cli.recipe import schema
+
+    print(json.dumps(schema(), indent=2))
+
+
+def _first_comment(path: Path) -> str:
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    return first.lstrip("# ") if first.startswith("#") else ""

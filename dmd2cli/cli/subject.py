@@ -1,0 +1,86 @@
+"""What `sample` and `eval` work on: a student by reference, the newest run, or a recipe's teacher."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dmd2cli.errors import UserError
+
+if TYPE_CHECKING:
+    from dmd2cli.source import Source
+
+
+def source_of(
+    student: str | None, teacher: str | None, steps: int | None, guidance: float | None, device: str
+) -> tuple[Source, str]:
+    """The Source that was asked for and a name for it. Raises UserError for contradictory wishes."""
+    if student and teacher:
+        raise UserError("--student and --teacher exclude each other: one subject at a time")
+    return _teacher(teacher, steps, guidance, device) if teacher else _student(student, steps, guidance, device)
+
+
+def _student(ref: str | None, steps: int | None, guidance: float | None, device: str) -> tuple[Source, str]:
+    from dmd2cli.engine.runtime import device as find_device
+    from dmd2cli.student import load_student, newest
+
+    if ref is None:
+        ref = str(newest())
+        print(f"no subject given: the newest run is {ref}", file=sys.stderr)
+    found = load_student(ref, find_device(device))
+    baked = found.contract["guidance"]
+    if guidance is not None and guidance != 1.0:
+        raise UserError(f"--guidance {guidance:g}: this student has guidance {baked:g} baked in; leave --guidance out")
+    if steps is not None and steps != len(found.times):
+        respaced = found.at_steps(steps)
+        print(f"warning: trained for {len(found.times)} steps, now {steps} with respaced times", file=sys.stderr)
+        found = respaced
+    return found.source, ref
+
+
+def _teacher(recipe: str, steps: int | None, guidance: float | None, device: str) -> tuple[Source, str]:
+    from dmd2cli.engine.build import teacher
+    from dmd2cli.engine.runtime import device as find_device
+    from dmd2cli.recipe import load
+    from dmd2cli.recipe_build import build, check
+    from dmd2cli.source import Source
+
+    overrides = [f"sampler.steps={steps}"] if steps is not None else []
+    found = load(recipe, overrides)
+    check(found)
+    source = teacher(found, find_device(device))
+    drawn = Source(source, source.denoiser, build("samplers", found.sampler, "sampler"))
+    return (replace(drawn, guidance=guidance) if guidance is not None else drawn), recipe
+
+
+def pick_labels(given: str | None, conditions: list[int | str | None]) -> list[int | str | None]:
+    """The labels of "0,1,2" or of nothing. Raises UserError for text that is no label, or one there is not."""
+    if given is None:
+        return []
+    try:
+        labels: list[int | str | None] = [int(part) for part in given.split(",")]
+    except ValueError:
+        raise UserError(f"--labels {given}: labels are whole numbers with commas between, such as 0,1,2") from None
+    if not conditions:
+        raise UserError(f"--labels {given}: this student is not conditional on classes; leave --labels out")
+    wrong = [label for label in labels if label not in conditions]
+    if wrong:
+        raise UserError(f"--labels: no class {wrong[0]}; there are {len(conditions)}: {conditions[0]} to {conditions[-1]}")
+    return labels
+
+
+def count(n: int | None, default: int) -> int:
+    """-n if it was given. Raises UserError unless it is at least 1."""
+    if n is not None and n < 1:
+        raise UserError(f"-n {n}: at least 1 image is needed")
+    return default if n is None else n
+
+
+def writable(path: Path | None) -> None:
+    """Raise UserError before the work if its result could not be written to path."""
+    if path is not None and path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file in it")
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,1 @@
+"""The mathematics of distribution matching distillation, as pure tensor functions. Imports torch alone."""

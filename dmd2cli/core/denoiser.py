@@ -1,0 +1,107 @@
+"""A backbone becomes a denoiser mu(x_t, t, c) -> x_hat: preconditioning, guidance, conditions bound in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dmd2cli.core.noise import NoiseSchedule, scales
+from dmd2cli.core.objective import guide
+from dmd2cli.core.parametrization import Parametrization
+
+Cond = Mapping[str, Tensor]
+"""Conditions of a batch by name, batch first: {"label": (b, classes)}, {"text": (b, n, d), ...}, or {}."""
+
+Denoise = Callable[[Float[Tensor, "b *d"], Float[Tensor, " b"]], Float[Tensor, "b *d"]]
+"""(x_t, t) -> x_hat with the condition bound in: all that a sampler sees of a network."""
+
+
+class Denoiser(Protocol):
+    """An nn.Module that predicts the clean sample and owns its private clock (c_noise)."""
+
+    def __call__(self, x_t: Float[Tensor, b *d], t: Float[Tensor, " b"], cond: Cond) -> Float[Tensor, b *d]:
+        """E[x | x_t] in float32."""
+
+    def features(self, x_t: Float[Tensor, b *d], t: Float[Tensor, " b"], cond: Cond) -> Float[Tensor, "b c *s"]:
+        """The bottleneck in float32, computed without the decoder: what a GAN head reads."""
+
+
+class Backbone(Protocol):
+    """What Preconditioned asks of a network: an encoder, a decoder, and nothing about noise schedules."""
+
+    def encode(self, x: Tensor, c_noise: Tensor, cond: Cond) -> tuple[Tensor, ...]:
+        """A tuple of batch-first tensors that starts with the bottleneck (b, c, *s)."""
+
+    def decode(self, state: tuple[Tensor, ...]) -> Tensor:
+        """The raw prediction F from what encode returned."""
+
+
+class Preconditioned(nn.Module):
+    """x_hat = c_skip x_t + c_out F(c_in x_t, c_noise(t), c): any backbone as a Denoiser, one table row each."""
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        schedule: NoiseSchedule,
+        parametrization: Parametrization,
+        c_noise: Callable[[Tensor], Tensor],
+    ) -> None:
+        """backbone: a Backbone. c_noise: times (b,) -> what the backbone takes as its own time (b,)."""
+        super().__init__()
+        self.backbone, self.schedule = backbone, schedule
+        self.parametrization, self.c_noise = parametrization, c_noise
+        self.autocast: torch.dtype | None = None
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        return self._predict(x_t, t, self._encode(x_t, t, cond))
+
+    def features(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        return self._encode(x_t, t, cond)[0].float()
+
+    def joint(self, x_t: Tensor, t: Tensor, cond: Cond, n: int) -> tuple[Tensor, Tensor]:
+        """x_hat of the first n rows and the features of all rows, from one pass through the encoder."""
+        state = self._encode(x_t, t, cond)
+        return self._predict(x_t[:n], t[:n], tuple(s[:n] for s in state)), state[0].float()
+
+    def _encode(self, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, ...]:
+        c_in = self._coefficients(x_t, t)[2]
+        with self._precision(x_t):
+            return self.backbone.encode(c_in * x_t, self.c_noise(t).float(), cond)  # type: ignore[operator]
+
+    def _predict(self, x_t: Tensor, t: Tensor, state: tuple[Tensor, ...]) -> Tensor:
+        c_skip, c_out, _ = self._coefficients(x_t, t)
+        with self._precision(x_t):
+            raw = self.backbone.decode(state)  # type: ignore[operator]
+        return c_skip * x_t + c_out * raw.float()
+
+    def _coefficients(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, ...]:
+        alpha, sigma = scales(self.schedule, t, x_t)
+        return tuple(c.float() for c in self.parametrization(alpha, sigma))
+
+    def _precision(self, x: Tensor) -> torch.autocast:
+        return torch.autocast(x.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
+
+
+def bind(denoiser: Denoiser, cond: Cond) -> Denoise:
+    """The denoiser with its condition fixed."""
+    return lambda x_t, t: denoiser(x_t, t, cond)
+
+
+def guided(denoiser: Denoiser, scale: float, cond: Cond, null: Cond) -> Denoise:
+    """The denoiser under classifier-free guidance, both branches in one batch; scale 1 is the bare denoiser.
+
+    null: the null condition, as many rows as cond.
+    """
+    if scale == 1.0:
+        return bind(denoiser, cond)
+    both = {name: torch.cat([null[name], cond[name]]) for name in cond}
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        x_null, x_cond = denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), both).chunk(2)
+        return guide(x_null, x_cond, scale)
+
+    return denoise

@@ -1,0 +1,38 @@
+"""GAN heads: small discriminators on the critic's bottleneck features ([DMD2] Sec. 4.3)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+
+def conv_head(channels: int, side: int) -> nn.Module:
+    """(b, channels, side, side) -> logits (b, 1): strided convolutions down to 1 x 1, GroupNorm, SiLU.
+
+    The layout of the released heads: halve (kernel 4, stride 2) until 4 x 4, one convolution over what is
+    left, a 1 x 1 convolution. side must be a power of two; 8 gives two convolutions, 32 gives four.
+    """
+    layers: list[nn.Module] = []
+    while side > 4:
+        layers += [nn.Conv2d(channels, channels, 4, stride=2, padding=1), _norm(channels), nn.SiLU()]
+        side //= 2
+    layers += [nn.Conv2d(channels, channels, side), _norm(channels), nn.SiLU(), nn.Conv2d(channels, 1, 1)]
+    return nn.Sequential(*layers, nn.Flatten())
+
+
+def linear_head(*widths: int) -> nn.Module:
+    """(b, widths[0]) -> logits (b, 1): an MLP with SiLU, for vector features."""
+    layers: list[nn.Module] = []
+    for wide, next_wide in pairwise(widths):
+        layers += [nn.Linear(wide, next_wide), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(min(32, channels // 4), channels)
+
+
+def logits(head: nn.Module, features: Tensor) -> Tensor:
+    """Discriminator logits (b, 1) in float32: heads run outside autocast, as the release does."""
+    return head(features.float())

@@ -1,0 +1,1 @@
+"""Data: datasets addressed by position, and the batches they become."""

@@ -1,0 +1,64 @@
+"""A distillation as a job of the trainer: fed by its loader, published as a student."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dmd2cli import images
+from dmd2cli.data.base import Loader
+from dmd2cli.engine import build
+from dmd2cli.engine.distillation import Distillation
+from dmd2cli.losses.distribution_matching import DistributionMatching
+from dmd2cli.recipe import Recipe
+from dmd2cli.samplers.few_step import FewStep
+from dmd2cli.source import Source
+from dmd2cli.student import contract, save_student
+
+
+@dataclass
+class DistillJob:
+    """A Job of the trainer: the step of a Distillation, fed by its loader, published as a student."""
+
+    recipe: Recipe
+    distillation: Distillation
+    loader: Loader
+
+    def step(self, step: int) -> Mapping[str, Tensor]:
+        return self.distillation.step(self.loader(step, self.distillation.teacher), step)
+
+    def state(self) -> dict[str, Any]:
+        d = self.distillation
+        return {"players": {"generator": d.generator.state(), "critic": d.critic.state()}}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.distillation.generator.load_state(state["players"]["generator"])
+        self.distillation.critic.load_state(state["players"]["critic"])
+
+    def source(self) -> Source:
+        """What the student draws with, now."""
+        d = self.distillation
+        return Source(d.teacher, d.generator.best, FewStep(d.times))
+
+    def publish(self, folder: Path, step: int) -> None:
+        d = self.distillation
+        guidance = [t.guidance for _, t in d.terms.values() if isinstance(t, DistributionMatching)]
+        trained = {"steps": step, "generator_updates": d.generator.updates, "weights": "ema" if d.generator.ema else "raw"}
+        reference = {"use": self.recipe.teacher.use}
+        found = contract(d.teacher, reference, d.times, guidance[0] if guidance else 1.0, trained)
+        save_student(folder / "student", d.generator.best, found)
+
+    def preview(self, path: Path) -> None:
+        source, columns = self.source(), min(len(self.distillation.teacher.conditions) or 8, 10)
+        drawn = source.images(source.conditions(4 * columns), seed=0)
+        images.save_png(images.grid(drawn, columns), path)
+
+
+def job(recipe: Recipe, device: torch.device) -> DistillJob:
+    """The job of a recipe. Raises UserError for whatever in it cannot be built."""
+    return DistillJob(recipe, build.distillation(recipe, device), build.loader(recipe.data, recipe.run, device))

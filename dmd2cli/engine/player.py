@@ -1,0 +1,123 @@
+"""A player: one network, its optimiser and its moving average. Loss -> accumulate -> clip -> optimise -> EMA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict as dcp
+from torch.utils._pytree import tree_map
+
+from dmd2cli.recipe import Optimiser
+
+
+class Sized(Protocol):
+    def __len__(self) -> int: ...
+
+
+MicroBatch = TypeVar("MicroBatch", bound=Sized)
+Losses = Mapping[str, Tensor]
+
+
+def learning_rate(config: Optimiser, step: int, steps: int) -> float:
+    """The rate at a step: linear warm-up from 0, flat, linear decay from decay_from * steps to decay_to * lr."""
+    warm = min(1.0, step / config.warmup_steps) if config.warmup_steps else 1.0
+    start = config.decay_from * steps
+    fall = (step - start) / (steps - start) if step > start else 0.0
+    return config.lr * warm * (1 - fall * (1 - config.decay_to))
+
+
+class Player:
+    """How a loss is run: micro-batches, gradient clipping, AdamW, EMA. What the loss is, is not its business."""
+
+    def __init__(self, module: nn.Module, config: Optimiser, steps: int, clip: float | None) -> None:
+        """steps: of the whole run, for the learning rate. clip: largest L2 norm of the gradient, or None."""
+        self.module, self.config, self.steps, self.clip, self.updates = module, config, steps, clip, 0
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, config.lr, config.betas, weight_decay=config.weight_decay, fused=True
+        )
+        self.ema = deepcopy(module).requires_grad_(False) if config.ema_halflife_images else None
+
+    @property
+    def best(self) -> nn.Module:
+        """The network to sample from: the moving average if there is one."""
+        return self.ema or self.module
+
+    def update(
+        self,
+        loss: Callable[[MicroBatch], Losses],
+        batches: Sequence[MicroBatch],
+        step: int,
+        frozen: Sequence[Player] = (),
+    ) -> dict[str, Tensor]:
+        """One optimiser step over the micro-batches of one global batch; returns the mean of every term.
+
+        loss: terms whose sum is the objective, each a mean over its micro-batch. frozen: players whose
+        parameters must not collect a gradient meanwhile.
+        """
+        total, log = sum(len(b) for b in batches), dict[str, Tensor]()
+        with without_gradient(frozen):
+            for batch in batches:
+                share, terms = len(batch) / total, loss(batch)
+                (share * torch.stack(list(terms.values())).sum()).backward()
+                for name, value in terms.items():
+                    log[name] = log.get(name, 0) + share * value.detach()
+        log["gradient_norm"] = self._optimise(step)
+        self.updates += 1
+        self._average(total)
+        return log
+
+    def _optimise(self, step: int) -> Tensor:
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip or float("inf"), foreach=True)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.config, step, self.steps)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return norm
+
+    @torch.no_grad()
+    def _average(self, images: int) -> None:
+        """EMA with its half-life in images, at most ema_ramp of all images seen so far (Karras et al. 2022, App. F.2)."""
+        if self.ema is None or self.config.ema_halflife_images is None:
+            return
+        halflife = self.config.ema_halflife_images
+        if self.config.ema_ramp is not None:
+            halflife = min(halflife, self.config.ema_ramp * self.updates * images)
+        weight = 1 - 0.5 ** (images / halflife)
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.module.parameters()), weight)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a continued run needs, as nested dictionaries of contiguous tensors."""
+        model, optim = dcp.get_state_dict(self.module, self.optimiser)
+        ema = {"ema": self.ema.state_dict()} if self.ema is not None else {}
+        state = {"model": model, "optim": optim["state"], "updates": torch.tensor(self.updates), **ema}
+        return tree_map(lambda x: x.contiguous(), state)
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from what state() gave."""
+        groups = dcp.get_optimizer_state_dict(self.module, self.optimiser)["param_groups"]
+        optim = {"state": state["optim"], "param_groups": groups}
+        dcp.set_state_dict(self.module, self.optimiser, model_state_dict=state["model"], optim_state_dict=optim)
+        for p, moments in self.optimiser.state.items():     # the fused kernel wants the layout of the parameter
+            moments |= {k: torch.empty_like(p).copy_(v) for k, v in moments.items() if v.shape == p.shape}
+        self.updates = int(state["updates"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+
+
+@contextmanager
+def without_gradient(players: Sequence[Player]) -> Iterator[None]:
+    """Their parameters do not require a gradient inside; afterwards they do again."""
+    parameters = [p for player in players for p in player.parameters]
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)

@@ -1,0 +1,98 @@
+"""A run in its folder: from a fresh start or a checkpoint, the same recipe or an allowed change of it."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from dmd2cli import __version__
+from dmd2cli.engine import checkpoint, runtime, trainer
+from dmd2cli.errors import UserError
+from dmd2cli.recipe import AnyRecipe, Optimiser, PretrainRecipe, Recipe, differences, dump, load
+
+R = TypeVar("R", Recipe, PretrainRecipe)
+
+FREE = ("micro_batch", "parallel", "device", "threads", "log_every", "preview_every", "save_every", "keep", "time_limit")
+"""Keys of `run` that may differ when a run is continued, besides `steps` upwards."""
+
+
+def run(asked: R, folder: Path, job: Callable[[R, torch.device], trainer.Job], resume: str = "auto", command: str = "") -> int:
+    """Train in a run folder, or continue there; returns the steps done, at once if the run is finished.
+
+    resume: auto, never, or the path of a checkpoint. Raises UserError as check_same and checkpoint.load do.
+    """
+    start = starting_point(folder, resume)
+    if start is not None:
+        check_same(folder, asked)
+        if (done := checkpoint.verify(start)) >= asked.run.steps:
+            return done
+    device = runtime.device(asked.run.device)
+    runtime.set_threads(asked.run.threads)
+    made = job(asked, device)
+    trainer.check_folder(folder)
+    checkpoint.write_text(folder / "recipe.yaml", dump(asked))
+    checkpoint.write_json(folder / "run.json", facts(asked, command, device))
+    return trainer.train(made, asked.run, folder, start)
+
+
+def starting_point(folder: Path, resume: str) -> Path | None:
+    """The checkpoint to continue from, or None for a fresh start."""
+    found = checkpoint.latest(folder / "checkpoints")
+    if resume == "auto":
+        return found
+    if resume == "never":
+        if found is not None:
+            raise UserError(f"{folder}: holds a run already ({found.name}); choose another -o, or leave out --resume never")
+        return None
+    if not Path(resume).is_dir():
+        raise UserError(f"--resume {resume}: no such checkpoint folder; it is auto, never or RUN/checkpoints/step-...")
+    return Path(resume)
+
+
+def check_same(folder: Path, asked: AnyRecipe) -> None:
+    """Raise UserError naming the first difference between the recipe of a run and the one to continue it with."""
+    held = load(folder / "recipe.yaml", model=type(asked))
+    for key, old, new in differences(held, asked):
+        if key == "run.steps" and new > old:
+            if any(player.decay_from < 1 for player in players(asked)):
+                print(f"run.steps {old} -> {new}: the learning rate now decays to the new end", file=sys.stderr)
+            continue
+        if key not in {f"run.{name}" for name in FREE}:
+            raise UserError(
+                f"{folder}: this run was started with {key} = {old!r}, now it is {new!r}; "
+                "take the old value to continue, or another -o to start anew"
+            )
+
+
+def facts(asked: AnyRecipe, command: str, device: torch.device) -> dict[str, Any]:
+    """What run.json records: command, versions, commit, hardware, seed."""
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "command": command,
+        "versions": {"dmd2cli": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "commit": commit(),
+        "hardware": {"device": str(device), "name": hardware, "threads": torch.get_num_threads()},
+        "seed": asked.run.seed,
+    }
+
+
+def commit() -> str | None:
+    """The git commit of this source tree, if it is one and git is there."""
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return found.stdout.strip() or None
+
+
+def players(asked: AnyRecipe) -> list[Optimiser]:
+    """The optimisers of a recipe."""
+    return [asked.student, asked.critic] if isinstance(asked, Recipe) else [asked.optimiser]

@@ -1,0 +1,52 @@
+"""Pictures: grids with captions, PNG files. Images are uint8 (b, 3, h, w) until here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+CELL = 48
+"""Smallest side of an image in a grid, in pixels: small ones are enlarged by whole factors."""
+CAPTION = 16
+
+
+def to_pil(image: UInt8[Tensor, "3 h w"]) -> Image.Image:
+    """One image."""
+    return Image.fromarray(np.ascontiguousarray(image.cpu().permute(1, 2, 0).numpy()))
+
+
+def grid(images: UInt8[Tensor, "b 3 h w"], columns: int, captions: Sequence[str] = ()) -> Image.Image:
+    """Images row by row. captions: one per column, or one per image, or none."""
+    factor = max(1, -(-CELL // images.shape[-1]))
+    height, width = (side * factor for side in images.shape[-2:])
+    rows, per_image = -(-len(images) // columns), len(captions) > columns
+    pitch, top = height + 2 + CAPTION * per_image, CAPTION * (bool(captions) and not per_image)
+    sheet = Image.new("RGB", (columns * (width + 2) + 2, rows * pitch + top + 2), "white")
+    for i, image in enumerate(images):
+        x, y = 2 + i % columns * (width + 2), 2 + top + i // columns * pitch + CAPTION * per_image
+        sheet.paste(to_pil(image).resize((width, height), Image.Resampling.NEAREST), (x, y))
+        if i < len(captions):
+            text(sheet, captions[i], x + width // 2, y - CAPTION // 2 - 1)
+    return sheet
+
+
+def text(sheet: Image.Image, words: str, x: int, y: int) -> None:
+    """Small black words centred at (x, y)."""
+    ImageDraw.Draw(sheet).text((x, y), words[:24], fill="black", font=ImageFont.load_default(), anchor="mm")
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Write a PNG whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        image.save(draft, format="PNG")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,178 @@
+"""The protocols: the one file a plugin author reads.
+
+Notation in shapes: b batch, *d the dimensions of one sample (2 | c h w), h w the decoded image. x is in model
+units (pixels in [-1, 1] or scaled latents); t in [0, 1] has no unit, 0 = data. Names, entry-point groups:
+
+    dmd2.teachers     a function of recipe options that returns a Teacher
+    dmd2.losses       a frozen dataclass, its fields the recipe's options: Loss
+    dmd2.samplers     a frozen dataclass, its fields the recipe's options: Sampler
+    dmd2.datasets     a class whose constructor takes the recipe's options: Dataset
+    dmd2.metrics      a class whose constructor takes the recipe's options: Metric
+    dmd2.exporters    a function: Exporter
+    dmd2.weightings   a function: Weighting (alpha, sigma) or DMWeighting (x, x_real, alpha, sigma)
+    dmd2.pretraining  a function of recipe options that returns a Task for `dmd2 pretrain`
+
+Options are plain YAML values; type annotations are checked before anything is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from dmd2cli.core.denoiser import Cond, Denoise, Denoiser
+from dmd2cli.core.noise import NoiseSchedule
+from dmd2cli.core.random import Rng, Streams
+from dmd2cli.core.weighting import Weighting
+
+if TYPE_CHECKING:
+    from dmd2cli.student import Student
+
+Raw = int | str | None
+"""A condition as a person writes it: a class label, a prompt, or None where there is no condition."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What an entry point in dmd2.teachers returns.
+
+    A teacher function may take `skeleton: Mapping | None = None`: given the `details` of a student artefact
+    it builds the same object with weights that are about to be overwritten, so that a student loads without
+    the teacher's own checkpoint.
+    """
+
+    denoiser: nn.Module
+    """Frozen mu_real, a Denoiser."""
+    schedule: NoiseSchedule
+    shape: tuple[int, ...]
+    """Of one sample x."""
+    weighting: Weighting
+    """Denoising weight of Eq. 6, "the same as the base model's training" ([DMD] Sec. 3.2)."""
+    encode: Callable[[Sequence[Raw]], tuple[Cond, Cond]]
+    """Raw conditions -> (condition, null condition), as many rows each. Raises UserError on a bad one."""
+    decode: Callable[[Float[Tensor, b *d]], UInt8[Tensor, "b 3 h w"]]
+    """Model units -> uint8 images (a VAE, or rounding)."""
+    head: Callable[[], nn.Module]
+    """A fresh GAN head that fits the student network's features()."""
+    network: nn.Module | None = None
+    """What generator and critic start from, where that is not a copy of the denoiser (analytic teachers)."""
+    conditions: Sequence[Raw] = ()
+    """All conditions there are, if they can be listed (class labels); empty for none or for free text."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What a student artefact records: network configuration, licence, provenance. JSON values."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the losses of one micro-batch see. Conditions are those of `x`; `real` has its own."""
+
+    x: Float[Tensor, b *d]
+    """The student's samples: with gradient on a generator turn, detached on a critic turn."""
+    rows: slice
+    """Which rows of the global batch of `total` these are."""
+    total: int
+    cond: Cond
+    null: Cond
+    real: Float[Tensor, b *d] | None = None
+    real_cond: Cond = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def detached(self) -> Sample:
+        """The same samples without their graph, for the critic's turn."""
+        return replace(self, x=self.x.detach())
+
+
+@dataclass(frozen=True)
+class Nets:
+    """The networks of a distillation. `fake` and `head` together are the critic."""
+
+    real: Denoiser
+    fake: Denoiser
+    head: nn.Module
+    generator: Denoiser
+    schedule: NoiseSchedule
+    weighting: Weighting
+
+
+class Loss(Protocol):
+    """A term of one player's objective: hyper-parameters and a call into core.objective."""
+
+    player: ClassVar[Literal["generator", "critic"]]
+    reads_real: ClassVar[bool]
+    """Whether the term needs real data (Sample.real)."""
+
+    def __call__(self, s: Sample, nets: Nets, rng: Rng) -> Float[Tensor, ""]:
+        """The term's mean over the micro-batch, before its recipe weight."""
+
+
+class Sampler(Protocol):
+    """From noise to data, given a denoiser with conditions and guidance already bound in."""
+
+    def __call__(
+        self, denoise: Denoise, schedule: NoiseSchedule, noise: Float[Tensor, b *d], rng: Streams
+    ) -> Float[Tensor, b *d]:
+        """noise: unit normal. Returns x at t = 0, in model units."""
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations per sample."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One item of a Dataset; either part may be absent."""
+
+    x: Tensor | None = None
+    """A clean sample in model units."""
+    condition: Raw = None
+
+
+class Dataset(Protocol):
+    """Position-addressed: item i is a function of i, so that resuming needs no state."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> Example: ...
+
+
+class Metric(Protocol):
+    """Accumulates images, then answers. `name` carries the protocol, `protocol` spells it out."""
+
+    name: str
+    protocol: Mapping[str, Any]
+
+    def update(self, images: UInt8[Tensor, "b 3 h w"], conditions: Sequence[Raw]) -> None:
+        """Take a batch of images and the conditions they were drawn for."""
+
+    def compute(self) -> Mapping[str, float]:
+        """All numbers; the one under "value" is the metric's own, and lower or higher is in `protocol`."""
+
+    def real(self, n: int, seed: int) -> Mapping[str, float]:
+        """The same numbers for n real samples: the floor that a perfect generator would reach."""
+
+
+class Exporter(Protocol):
+    """Writes a student in a foreign format, reloads it, and compares before it calls it done."""
+
+    def __call__(self, student: Student, out: Path) -> Mapping[str, Any]:
+        """Write to out; return what was written and the largest pixel difference after reloading."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What an entry point in dmd2.pretraining returns: a network, its loss, and what to save."""
+
+    network: nn.Module
+    loss: Callable[[nn.Module, Tensor, Sequence[Raw], Rng], Float[Tensor, ""]]
+    """(network, x, conditions, rng) -> mean loss of a micro-batch."""
+    score: Callable[[nn.Module], Mapping[str, float]] = lambda network: {}
+    """Numbers of the finished network (EMA if there is one), for its provenance."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Recorded in the metadata of the saved weights. JSON values."""

@@ -1,0 +1,88 @@
+"""From recipe to objects: names are checked before anything is imported, options before anything is built."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from dmd2cli import registry
+from dmd2cli.errors import UserError, suggest
+from dmd2cli.recipe_errors import explain
+from dmd2cli.recipe_parts import AnyRecipe, Part, Recipe, Term, Use
+from dmd2cli.recipe_yaml import place
+
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+
+
+def check(recipe: AnyRecipe) -> None:
+    """Raise UserError for the first plugin name in the recipe that is not installed; imports no plugin."""
+    for kind, key, name in _references(recipe):
+        known = registry.names(kind)
+        if name not in known:
+            what = f"unknown {registry.KINDS[kind]}{'' if kind == 'losses' else f' {name!r}'}"
+            raise UserError(f"{place_of(recipe, key)}{key}: {what}{suggest(name, known)}")
+
+
+def build(kind: str, use: Use | Term, key: str, /, **given: Any) -> Any:
+    """Call the factory that `use` names with its options and what the engine gives.
+
+    key: where `use` stands in its recipe, "sampler" or "losses.denoising". Raises UserError for an option
+    that the factory's signature does not know, misses or types differently, and passes on the factory's own
+    UserErrors with their place in the recipe before them.
+    """
+    name = use.use if isinstance(use, Use) else key.rpartition(".")[2]
+    factory = registry.load(kind, name)
+    options = _checked(factory, use, key, given)
+    try:
+        return factory(**given, **options)
+    except UserError as err:
+        raise UserError(f"{place_of(use, key)}{key}: {err}") from err
+    except ModuleNotFoundError as err:
+        raise registry.import_problem(kind, name, err) from err
+
+
+def place_of(part: Part, key: str) -> str:
+    """Where a dotted key of the whole recipe was written, as the start of a message: "FILE:LINE: "."""
+    return place(part.places, key)
+
+
+def _references(recipe: AnyRecipe) -> Iterator[tuple[str, str, str]]:
+    """(kind, key, name) of every plugin that the recipe names."""
+    if isinstance(recipe, Recipe):
+        yield "teachers", "teacher", recipe.teacher.use
+        yield from (("losses", f"losses.{name}", name) for name in recipe.losses)
+        yield "samplers", "sampler", recipe.sampler.use
+        yield from (("metrics", f"metrics.{i}", metric.use) for i, metric in enumerate(recipe.metrics))
+    else:
+        yield "pretraining", "task", recipe.task.use
+    for key, use in (("data.prompts", recipe.data.prompts), ("data.real", recipe.data.real)):
+        if use is not None:
+            yield "datasets", key, use.use
+
+
+def _checked(factory: Callable[..., Any], use: Use | Term, key: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The options of `use`, each as the type its parameter is annotated with."""
+    parameters = [p for p in inspect.signature(factory).parameters.values() if p.name not in given]
+    named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    wanted = {n: p for n, p in named.items() if n in use.options or p.default is p.empty}
+    free = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    unchecked = {k: v for k, v in use.options.items() if free and k not in named}
+    text = json.dumps({k: v for k, v in use.options.items() if k not in unchecked})
+    try:
+        values = _options_model(factory, wanted).model_validate_json(text)
+    except ValidationError as err:
+        raise explain(err, use.places, lambda loc: named, prefix=key) from err
+    return unchecked | {name: getattr(values, f"option_{name}") for name in wanted}
+
+
+def _options_model(factory: Callable[..., Any], parameters: dict[str, inspect.Parameter]) -> type[BaseModel]:
+    """A model with one required field per parameter; aliases keep clear of the names that pydantic owns."""
+    fields: dict[str, Any] = {
+        f"option_{name}": (Any if p.annotation is p.empty else p.annotation, Field(alias=name))
+        for name, p in parameters.items()
+    }
+    return create_model("Options", __config__=_STRICT, __module__=factory.__module__, **fields)

@@ -1,0 +1,152 @@
+"""The parts of a recipe: strict, frozen, every field with its unit."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+Positive = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Part(BaseModel):
+    """Any part of a recipe; remembers where each key was written, for later messages."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    _places: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    def model_post_init(self, context: Any) -> None:
+        self._places = context or {}
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Dotted key of the whole recipe -> "FILE:LINE" or the override that set it."""
+        return self._places
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that belong to the plugin; empty for parts that name none."""
+        return dict(self.model_extra or {})
+
+
+class Use(Part, extra="allow"):
+    """A plugin by registered name, with its options; a bare string is a name without options."""
+
+    use: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"use": value} if isinstance(value, str) else value
+
+
+class Term(Part, extra="allow"):
+    """A loss term, named by its key under `losses`: its weight in the player's sum, and its options."""
+
+    weight: float = Field(1.0, ge=0)
+
+
+class Optimiser(Part):
+    """AdamW with linear warm-up and decay, and an optional moving average of the weights."""
+
+    lr: PositiveFloat
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup_steps: int = Field(0, ge=0)
+    decay_from: Fraction = Field(1.0, description="share of run.steps before lr falls linearly; 1 = never")
+    decay_to: Fraction = Field(0.0, description="share of lr reached at the last step, if it falls")
+    ema_halflife_images: PositiveFloat | None = Field(None, description="of the weights; null = none")
+    ema_ramp: PositiveFloat | None = Field(0.05, description="largest half-life as a share of images seen")
+
+
+class Student(Optimiser):
+    """The few-step generator. times: where it is called, falling in (0, 1], 1 = noise."""
+
+    times: tuple[float, ...] = (1.0,)
+
+    @field_validator("times")
+    @classmethod
+    def _falling(cls, times: tuple[float, ...]) -> tuple[float, ...]:
+        if not times or list(times) != sorted(set(times), reverse=True) or not 0 < times[-1] <= times[0] <= 1:
+            raise ValueError(f"must fall strictly and lie in (0, 1], got {list(times)}; try [1.0, 0.5]")
+        return times
+
+
+class Critic(Optimiser):
+    """The fake score and its GAN head."""
+
+
+class Data(Part):
+    """prompts: conditions of generated samples. real: samples for the losses that read them."""
+
+    prompts: Use | None = None
+    real: Use | None = None
+
+
+class Run(Part):
+    """How long, how large, and on what; every *_every in steps."""
+
+    steps: Positive = Field(description="critic updates")
+    batch: Positive = Field(description="samples per update, over all ranks and micro-batches")
+    micro_batch: Positive | None = Field(None, description="samples per backward pass; null = batch")
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    parallel: Literal["none"] = "none"
+    clip: PositiveFloat | None = Field(10.0, description="largest gradient norm; null = no clipping")
+    seed: int = Field(0, ge=0)
+    threads: Positive | None = Field(None, description="CPU threads; null = physical cores")
+    log_every: Positive = 50
+    save_every: Positive = 500
+    preview_every: Positive = 500
+    keep: Positive = Field(3, description="checkpoints kept")
+    time_limit: PositiveFloat | None = Field(None, description="minutes")
+    device: str = "auto"
+
+    @field_validator("micro_batch")
+    @classmethod
+    def _divides(cls, micro_batch: int | None, info: ValidationInfo) -> int | None:
+        batch = info.data.get("batch")
+        if micro_batch and batch and batch % micro_batch:
+            raise ValueError(f"must divide run.batch, and {batch} is no multiple of {micro_batch}")
+        return micro_batch
+
+
+class Recipe(Part):
+    """A distillation. ttur: critic updates per generator update. metrics: what `dmd2 eval all` reports."""
+
+    teacher: Use
+    student: Student
+    critic: Critic
+    ttur: Positive = 1
+    losses: dict[str, Term]
+    data: Data = Data()
+    sampler: Use
+    metrics: tuple[Use, ...] = ()
+    run: Run
+
+    @field_validator("losses", mode="before")
+    @classmethod
+    def _without_removed(cls, terms: Any) -> Any:
+        """A term set to null, by an override or a child recipe, is gone."""
+        return {k: v for k, v in terms.items() if v is not None} if isinstance(terms, dict) else terms
+
+
+class PretrainRecipe(Part):
+    """The training of a network from scratch: a teacher, or the features of a metric."""
+
+    task: Use
+    optimiser: Optimiser
+    data: Data = Data()
+    run: Run
+
+
+AnyRecipe = Recipe | PretrainRecipe

@@ -1,0 +1,52 @@
+"""The few-step sampler of a distilled student ([DMD2] Sec. 4.4), which stopped early is backward simulation (4.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dmd2cli.core.denoiser import Denoise
+from dmd2cli.core.noise import NoiseSchedule, diffuse
+from dmd2cli.core.random import Streams
+from dmd2cli.errors import UserError
+
+
+def few_step(
+    denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, times: Sequence[float], rng: Streams, stop: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """The input (x_t, t) of network call number `stop`, counted from 0; stop = len(times) gives (x, 0).
+
+    x_t is pure noise of prior_std at the first call, whatever its time; after every call the clean prediction
+    is noised afresh to the next time. Training calls it with a random stop, inference with none: the same
+    function makes the inputs of both, which is all that backward simulation means.
+    """
+    stop = len(times) if stop is None else stop
+    x_t, t = schedule.prior_std * noise, noise.new_full((len(noise),), times[0])
+    for k in range(stop):
+        x, t = denoise(x_t, t), torch.zeros_like(t)
+        if k + 1 == len(times):
+            return x, t
+        t = torch.full_like(t, times[k + 1])
+        x_t = diffuse(x, t, schedule, rng.normal(f"renoise/{k + 1}", x))
+    return x_t, t
+
+
+@dataclass(frozen=True)
+class FewStep:
+    """The student's sampler at fixed times, falling in (0, 1]."""
+
+    times: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        if not self.times or list(self.times) != sorted(set(self.times), reverse=True) or self.times[-1] <= 0:
+            raise UserError(f"few_step: times must fall strictly and lie in (0, 1], got {list(self.times)}")
+
+    @property
+    def nfe(self) -> int:
+        return len(self.times)
+
+    def __call__(self, denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, rng: Streams) -> Tensor:
+        return few_step(denoise, schedule, noise, self.times, rng)[0]

@@ -1,0 +1,55 @@
+"""The one sampling path: previews, sample, eval and export all draw through a Source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
+
+from dmd2cli.core.denoiser import guided
+from dmd2cli.core.random import Numbered
+from dmd2cli.protocols import Raw, Sampler, Teacher
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something that draws images: a network, the sampler it is called through, and the codec around both."""
+
+    teacher: Teacher
+    """For its schedule, shape, encode and decode."""
+    network: nn.Module
+    """A Denoiser: the student's, or the teacher's own."""
+    sampler: Sampler
+    guidance: float = 1.0
+
+    @torch.no_grad()
+    def draw(self, raw: Sequence[Raw], seed: int, first: int = 0, batch: int = 250) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
+        """Images number first, first + 1, ... for some conditions, in batches.
+
+        Image i is a function of (seed, i) and its condition, whatever the batch or the count.
+        """
+        for start in range(0, len(raw), batch):
+            chunk = raw[start : start + batch]
+            yield self.teacher.decode(self.latents(chunk, seed, range(first + start, first + start + len(chunk)))).cpu()
+
+    @torch.no_grad()
+    def latents(self, raw: Sequence[Raw], seed: int, numbers: Sequence[int]) -> Tensor:
+        """The clean samples x behind some numbered images, in model units."""
+        device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
+        cond, null = ({k: v.to(device) for k, v in c.items()} for c in self.teacher.encode(raw))
+        streams = Numbered(seed, numbers)
+        noise = streams.normal("noise", torch.empty(len(raw), *self.teacher.shape, device=device))
+        denoise = guided(self.network, self.guidance, cond, null)
+        return self.sampler(denoise, self.teacher.schedule, noise, streams)
+
+    def images(self, raw: Sequence[Raw], seed: int, first: int = 0) -> UInt8[Tensor, "b 3 h w"]:
+        """All images of draw() at once."""
+        return torch.cat(list(self.draw(raw, seed, first)))
+
+    def conditions(self, n: int) -> list[Raw]:
+        """n conditions that go through all of the teacher's in turn; Nones for an unconditional one."""
+        every = list(self.teacher.conditions) or [None]
+        return [every[i % len(every)] for i in range(n)]

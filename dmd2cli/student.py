@@ -1,0 +1,139 @@
+"""The student artefact: weights and the whole inference contract, in one safetensors file.
+
+    student/model.safetensors    weights; the contract is its metadata, so the file alone is enough
+    student/student.json         the same contract for people
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
+
+from dmd2cli import __version__, registry
+from dmd2cli.core.noise import Discrete, NoiseSchedule
+from dmd2cli.errors import UserError
+from dmd2cli.protocols import Raw, Teacher
+from dmd2cli.samplers.few_step import FewStep
+from dmd2cli.source import Source
+from dmd2cli.weights import fit_weights, read_metadata, read_weights, save_weights
+
+FORMAT = 1
+WEIGHTS, CONTRACT = "model.safetensors", "student.json"
+
+
+@dataclass(frozen=True)
+class Student:
+    """A distilled generator, ready to draw. Call it, or use its Source."""
+
+    source: Source
+    contract: Mapping[str, Any]
+    """student.json: teacher family, network, schedule, sampler with its times, guidance, provenance."""
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """The times of its network calls, falling from at most 1."""
+        sampler = self.source.sampler
+        assert isinstance(sampler, FewStep)
+        return sampler.times
+
+    def __call__(
+        self, labels: Sequence[int] | None = None, prompts: Sequence[str] | None = None, n: int | None = None, seed: int = 0
+    ) -> UInt8[Tensor, "n 3 h w"]:
+        """Draw n images (default: one per condition), conditions repeated in turn, image i a function of (seed, i).
+
+        Raises UserError for a label or prompt that the teacher does not know.
+        """
+        given: list[Raw] = [*(labels or ()), *(prompts or ())]
+        count = n if n is not None else len(given) or 1
+        raw = [given[i % len(given)] for i in range(count)] if given else self.source.conditions(count)
+        return self.source.images(raw, seed)
+
+    def at_steps(self, steps: int) -> Student:
+        """The same student with its clock respaced evenly to another number of network calls."""
+        if steps < 1:
+            raise UserError(f"steps must be at least 1, got {steps}")
+        times = tuple(self.times[0] * (1 - i / steps) for i in range(steps))
+        return replace(self, source=replace(self.source, sampler=FewStep(times)))
+
+    def to(self, device: torch.device | str) -> Student:
+        """Move its network, in place."""
+        self.source.network.to(device)
+        return self
+
+
+def contract(
+    teacher: Teacher, reference: Mapping[str, Any], times: Sequence[float], guidance: float, trained: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What student.json holds. reference: the recipe's teacher {"use", options}. trained: steps, which weights."""
+    return {
+        "format": FORMAT,
+        "teacher": {**reference, "details": dict(teacher.details)},
+        "shape": list(teacher.shape),
+        "conditions": list(teacher.conditions),
+        "schedule": type(teacher.schedule).__name__,
+        "sampler": {"use": "few_step", "times": list(times), **native(teacher.schedule, times)},
+        "steps": len(times),
+        "guidance": guidance,
+        "trained": dict(trained),
+        "dmd2cli": __version__,
+    }
+
+
+def native(schedule: NoiseSchedule, times: Sequence[float]) -> dict[str, list[float]]:
+    """The times in the units other tools use: timesteps of a table, and sigma / alpha."""
+    t = torch.tensor(times, dtype=torch.float64)
+    alpha, sigma = schedule(t)
+    ratios = {"sigma_over_alpha": [float(f"{r:.9g}") for r in (sigma / alpha).tolist()]}
+    return ratios | ({"timesteps": schedule.index(t).tolist()} if isinstance(schedule, Discrete) else {})
+
+
+def save_student(folder: Path, network: nn.Module, contract: Mapping[str, Any]) -> None:
+    """Write the artefact; the old one stays until the new one is whole."""
+    save_weights(network.state_dict(), folder / WEIGHTS, {"dmd2_student": json.dumps(contract)})
+    (folder / CONTRACT).write_text(json.dumps(contract, indent=2) + "\n")
+
+
+def load_student(ref: str | Path, device: torch.device | str = "cpu") -> Student:
+    """A student from a run folder, a student folder or a safetensors file that `dmd2` wrote.
+
+    Raises UserError if there is none, or it is damaged, or its teacher family is not installed.
+    """
+    path = find(Path(ref))
+    held = read_metadata(path).get("dmd2_student")
+    if held is None:
+        raise UserError(f"{path}: holds no dmd2 student (no contract in its metadata); give a run folder or its student")
+    contract = json.loads(held)
+    if contract["format"] > FORMAT:
+        raise UserError(f"{path}: student format {contract['format']} is newer than this dmd2; pip install -U dmd2cli")
+    given = contract["teacher"]
+    teacher: Teacher = registry.load("teachers", given["use"])(skeleton=given["details"])
+    network = (teacher.network or teacher.denoiser).eval().requires_grad_(False).to(device)
+    fit_weights(network, read_weights(path), str(path))
+    return Student(Source(teacher, network, FewStep(tuple(contract["sampler"]["times"]))), contract)
+
+
+def find(ref: Path) -> Path:
+    """The weights file that a reference means. Raises UserError saying what was looked for."""
+    for path in (ref, ref / "student" / WEIGHTS, ref / WEIGHTS):
+        if path.is_file():
+            return path
+    if not ref.exists():
+        raise UserError(f"{ref}: no such run folder, student folder or safetensors file")
+    if (ref / "recipe.yaml").is_file():
+        raise UserError(f"{ref}: this run has no student yet; the first comes with its first checkpoint (run.save_every)")
+    raise UserError(f"{ref}: not a run folder or a student folder (no {WEIGHTS} in it)")
+
+
+def newest(runs: Path = Path("runs")) -> Path:
+    """The run under `runs` whose student is newest. Raises UserError if there is none."""
+    found = [p for p in runs.glob(f"*/student/{WEIGHTS}")]
+    if not found:
+        raise UserError(f"no run with a student under ./{runs}; name one with --student, or make one with `dmd2 demo`")
+    return max(found, key=lambda p: p.stat().st_mtime).parent.parent

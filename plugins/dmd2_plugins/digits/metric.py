@@ -1,0 +1,98 @@
+"""fd-digits: Frechet distance in the features of a small digit classifier, with what it is blind to beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from dmd2_plugins.digits.classifier import SEEDS, embed, load
+from dmd2_plugins.digits.data import images, to_uint8
+from dmd2cli.core.random import Rng
+from dmd2cli.errors import UserError
+from dmd2cli.frechet import distance, precision_recall
+from dmd2cli.protocols import Raw
+
+NEIGHBOURS = 5
+
+
+class FdDigits:
+    """FD against all 1,797 digits; precision and recall (Kynkaanniemi et al. 2019), accuracy, memorisation.
+
+    classifier: training seed of the feature space. Features are scaled by one scalar so that their mean
+    variance over the real digits is 1. Smaller FD is better; it is biased upwards at small n, so compare
+    only at equal n.
+    """
+
+    name = "fd-digits"
+
+    def __init__(self, classifier: int = 0) -> None:
+        if classifier not in SEEDS:
+            raise UserError(f"fd-digits: classifier must be one of {SEEDS}, got {classifier}")
+        self.net, self.seed = load(classifier), classifier
+        self.real_images, self.real_labels = to_uint8(images()[0]), images()[1]
+        features, _ = embed(self.net, self.real_images)
+        self.scale = float(features.var(dim=0).mean().rsqrt())
+        self.real_features = features * self.scale
+        self.images: list[Tensor] = []
+        self.labels: list[Raw] = []
+
+    @property
+    def protocol(self) -> Mapping[str, Any]:
+        return {
+            "features": f"64-d classifier of seed {self.seed}",
+            "reference": "all 1797 digits of scikit-learn",
+            "direction": "lower is better",
+            "precision_recall": f"k = {NEIGHBOURS}, {len(self.real_images)} against {len(self.real_images)}",
+        }
+
+    def update(self, images: UInt8[Tensor, "b 3 8 8"], conditions: Sequence[Raw]) -> None:
+        if images.shape[1:] != (3, 8, 8):
+            raise UserError(f"fd-digits: images must be 8 x 8 with 3 channels, got {tuple(images.shape[1:])}")
+        self.images.append(images.cpu())
+        self.labels += conditions
+
+    def compute(self) -> Mapping[str, float]:
+        found = self._measure(torch.cat(self.images))
+        labels = [-1 if label is None else int(label) for label in self.labels]
+        right = (found.pop("predicted") == torch.tensor(labels)).double().mean().item()
+        return found | ({"class_accuracy": right} if -1 not in labels else {})
+
+    def real(self, n: int, seed: int) -> Mapping[str, float]:
+        """n bootstrapped real digits against all of them: the floor of an n-sample evaluation."""
+        rows = torch.randint(len(self.real_images), (n,), generator=Rng(seed, 0).generator("bootstrap", torch.device("cpu")))
+        found = self._measure(self.real_images[rows])
+        right = (found.pop("predicted") == self.real_labels[rows]).double().mean().item()
+        return found | {"class_accuracy": right, "memorisation_ratio": 1.0}
+
+    def _measure(self, images: Tensor) -> dict[str, Any]:
+        features, predicted = embed(self.net, images)
+        features = features * self.scale
+        precision, recall = precision_recall(features[: len(self.real_features)], self.real_features, NEIGHBOURS)
+        return {
+            "value": distance(features, self.real_features),
+            "precision": precision,
+            "recall": recall,
+            "memorisation_ratio": nearest(images, self.real_images) / leave_one_out(self.real_images),
+            "predicted": predicted,
+        }
+
+
+def nearest(images: UInt8[Tensor, "b 3 8 8"], real: UInt8[Tensor, "n 3 8 8"]) -> float:
+    """Mean pixel distance of images to their nearest real one, in model units."""
+    return (torch.cdist(_flat(images), _flat(real)).amin(1)).mean().item()
+
+
+@cache
+def leave_one_out(real: Tensor) -> float:
+    """Mean pixel distance of a real image to the nearest other one."""
+    distances = torch.cdist(_flat(real), _flat(real)).fill_diagonal_(float("inf"))
+    return distances.amin(1).mean().item()
+
+
+def _flat(images: Tensor) -> Float[Tensor, "b d"]:
+    return images[:, 0].flatten(1).float() / 127.5

@@ -1,0 +1,80 @@
+"""The digits teacher: an EDM-preconditioned U-Net, trained by recipes/digits-teacher.yaml and shipped here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dmd2_plugins.digits.data import CLASSES, to_uint8
+from dmd2_plugins.digits.unet import UNet
+from dmd2cli.core import weighting
+from dmd2cli.core.denoiser import Cond, Preconditioned
+from dmd2cli.core.heads import conv_head
+from dmd2cli.core.noise import Karras
+from dmd2cli.core.parametrization import edm
+from dmd2cli.errors import UserError
+from dmd2cli.protocols import Raw, Teacher
+from dmd2cli.weights import load_weights, read_metadata
+
+SIGMA_DATA = 0.75
+"""Standard deviation of the digits in [-1, 1] is 0.7521."""
+
+WEIGHTS = Path(__file__).with_name("teacher.safetensors")
+
+
+def encode(raw: Sequence[Raw]) -> tuple[Cond, Cond]:
+    """Labels 0...9 as one-hot rows; None, like the null condition, is a row of zeros."""
+    for label in raw:
+        if label is not None and (not isinstance(label, int) or not 0 <= label < CLASSES):
+            raise UserError(f"label {label!r}: the digits have the classes 0 to {CLASSES - 1}")
+    rows = torch.zeros(len(raw), CLASSES)
+    for row, label in zip(rows, raw, strict=True):
+        if label is not None:
+            row[int(label)] = 1.0
+    return {"label": rows}, {"label": torch.zeros_like(rows)}
+
+
+def c_noise(t: Tensor, schedule: Karras) -> Tensor:
+    """EDM's private clock, log(sigma) / 4 (Karras et al. 2022, Table 1)."""
+    return schedule(t)[1].log() / 4
+
+
+def network(channels: Sequence[int]) -> Preconditioned:
+    """An untrained denoiser of this family."""
+    schedule = Karras()
+    unet = UNet(tuple(channels)).to(memory_format=torch.channels_last)
+    return Preconditioned(unet, schedule, edm(SIGMA_DATA), partial(c_noise, schedule=schedule))
+
+
+def teacher(weights: str | None = None, skeleton: Mapping[str, Any] | None = None) -> Teacher:
+    """weights: a safetensors file of `dmd2 pretrain recipes/digits-teacher.yaml`; default: the shipped one."""
+    if skeleton is not None:
+        return wrap(network(skeleton["channels"]), skeleton)
+    path = Path(weights) if weights else WEIGHTS
+    details = json.loads(read_metadata(path).get("details", "{}"))
+    if details.get("family") != "digits":
+        raise UserError(f"{path}: not a digits teacher; make one with `dmd2 pretrain recipes/digits-teacher.yaml`")
+    denoiser = network(details["channels"])
+    load_weights(denoiser, path)
+    return wrap(denoiser, details)
+
+
+def wrap(denoiser: Preconditioned, details: Mapping[str, Any]) -> Teacher:
+    """A denoiser of this family as a Teacher."""
+    return Teacher(
+        denoiser=denoiser.eval().requires_grad_(False),
+        schedule=denoiser.schedule,
+        shape=(1, 8, 8),
+        weighting=partial(weighting.edm, sigma_data=SIGMA_DATA),
+        encode=encode,
+        decode=to_uint8,
+        head=partial(conv_head, details["channels"][-1], 2),
+        conditions=tuple(range(CLASSES)),
+        details=details,
+    )
