@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +36,9 @@ def grid(images: UInt8[Tensor, "b 3 h w"], columns: int, captions: Sequence[str]
     return sheet
 
 
-def text(sheet: Image.Image, words: str, x: int, y: int) -> None:
+def text(sheet: Image.Image, words: str, x: int, y: int, limit: int = 24) -> None:
     """Small black words centred at (x, y)."""
-    ImageDraw.Draw(sheet).text((x, y), words[:24], fill="black", font=ImageFont.load_default(), anchor="mm")
+    ImageDraw.Draw(sheet).text((x, y), words[:limit], fill="black", font=ImageFont.load_default(), anchor="mm")
 
 
 def save_png(image: Image.Image, path: Path) -> None:
@@ -50,3 +50,14 @@ def save_png(image: Image.Image, path: Path) -> None:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def save_strips(strips: Mapping[str, Image.Image], path: Path) -> None:
+    """Pictures below one another, each under its title, as one PNG."""
+    width, height = max(s.width for s in strips.values()), sum(s.height + 24 for s in strips.values())
+    sheet, y = Image.new("RGB", (width, height + 4), "white"), 0
+    for title, strip in strips.items():
+        text(sheet, title, width // 2, y + 14, limit=80)
+        sheet.paste(strip, (0, y + 24))
+        y += strip.height + 24
+    save_png(sheet, path)

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from dmd2cli import __version__, registry
@@ -30,7 +29,7 @@ from dmd2cli.recipe_parts import (
     Term,
     Use,
 )
-from dmd2cli.recipe_yaml import Located, dotted
+from dmd2cli.recipe_yaml import Located, dotted, write
 
 __all__ = [
     "AnyRecipe", "Critic", "Data", "Optimiser", "PretrainRecipe", "Recipe", "Run", "Student", "Term", "Use",
@@ -64,7 +63,7 @@ def load_any(path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
 
 def dump(recipe: AnyRecipe) -> str:
     """The recipe as YAML with every default written out; load() gives the same recipe back."""
-    body = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=110)
+    body = write(recipe.model_dump(mode="json"))
     return f"# Resolved by dmd2 {__version__}: overrides applied, defaults written out.\n{body}"
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from dmd2cli import registry
 from dmd2cli.errors import UserError, suggest
 from dmd2cli.recipe_errors import explain
-from dmd2cli.recipe_parts import AnyRecipe, Part, Recipe, Term, Use
+from dmd2cli.recipe_parts import AnyRecipe, Recipe, Term, Use
 from dmd2cli.recipe_yaml import place
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
@@ -24,7 +24,7 @@ def check(recipe: AnyRecipe) -> None:
         known = registry.names(kind)
         if name not in known:
             what = f"unknown {registry.KINDS[kind]}{'' if kind == 'losses' else f' {name!r}'}"
-            raise UserError(f"{place_of(recipe, key)}{key}: {what}{suggest(name, known)}")
+            raise UserError(f"{place(recipe.places, key)}{key}: {what}{suggest(name, known)}")
 
 
 def build(kind: str, use: Use | Term, key: str, /, **given: Any) -> Any:
@@ -40,14 +40,9 @@ def build(kind: str, use: Use | Term, key: str, /, **given: Any) -> Any:
     try:
         return factory(**given, **options)
     except UserError as err:
-        raise UserError(f"{place_of(use, key)}{key}: {err}") from err
+        raise UserError(f"{place(use.places, key)}{key}: {err}") from err
     except ModuleNotFoundError as err:
         raise registry.import_problem(kind, name, err) from err
-
-
-def place_of(part: Part, key: str) -> str:
-    """Where a dotted key of the whole recipe was written, as the start of a message: "FILE:LINE: "."""
-    return place(part.places, key)
 
 
 def _references(recipe: AnyRecipe) -> Iterator[tuple[str, str, str]]:

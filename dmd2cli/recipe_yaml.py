@@ -13,7 +13,7 @@ from dmd2cli.errors import UserError
 
 ROOT = ""
 _READABLE = {f"tag:yaml.org,2002:{tag}" for tag in ("str", "int", "float", "bool", "null")}
-_ALMOST_FLOAT = re.compile(r"([-+]?)(?=\.?\d)(\d*)\.?(\d*)[eE]([-+]?)(\d+)")
+_ALMOST_FLOAT = re.compile(r"([-+]?)(?=\.?\d)(\d*)\.?(\d*)[eE]([-+]?)(\d+)$")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,6 @@ def parse(text: str, at: Callable[[int], str], root: str = ROOT) -> Located:
 
     Raises UserError for text that is not YAML, or YAML that a recipe may not hold.
     """
-    loader = yaml.SafeLoader("")
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
@@ -57,8 +56,21 @@ def parse(text: str, at: Callable[[int], str], root: str = ROOT) -> Located:
     except yaml.MarkedYAMLError as err:
         line = err.problem_mark.line + 1 if err.problem_mark else 1
         raise UserError(f"{at(line)}: not YAML: {err.problem or err.context}; correct it") from err
-    finally:
-        loader.dispose()
+    except RecursionError as err:
+        raise UserError(f"{at(1)}: nested too deeply; a recipe has a few levels") from err
+
+
+def write(data: Any) -> str:
+    """Plain values as YAML that parse() reads back: no aliases, and text that looks like a number in quotes."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=110)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.add_implicit_resolver("!almost-float", _ALMOST_FLOAT, list("+-.0123456789"))
 
 
 class _Reader:

@@ -91,7 +91,7 @@ def import_problem(kind: str, name: str, err: Exception) -> UserError:
         return UserError(f"{KINDS[kind]} '{name}' needs {missing}: pip install {package}")
     return UserError(
         f"{KINDS[kind]} '{name}' of {distribution} {version} cannot be imported: "
-        f"{type(err).__name__}: {err}; update or uninstall {distribution}"
+        f"{type(err).__name__}: {' '.join(str(err).split())}; update or uninstall {distribution}"
     )
 
 

@@ -62,6 +62,12 @@ class Student:
         times = tuple(self.times[0] * (1 - i / steps) for i in range(steps))
         return replace(self, source=replace(self.source, sampler=FewStep(times)))
 
+    def teacher(self) -> Source:
+        """The teacher it was distilled from, with its own sampler. Raises UserError if its weights are not there."""
+        use, sampler = dict(self.contract["teacher"]), dict(self.contract["teacher_sampler"])
+        teacher: Teacher = registry.load("teachers", use.pop("use"))(**use)
+        return Source(teacher, teacher.denoiser, registry.load("samplers", sampler.pop("use"))(**sampler))
+
     def to(self, device: torch.device | str) -> Student:
         """Move its network, in place."""
         self.source.network.to(device)
@@ -69,12 +75,17 @@ class Student:
 
 
 def contract(
-    teacher: Teacher, reference: Mapping[str, Any], times: Sequence[float], guidance: float, trained: Mapping[str, Any]
+    teacher: Teacher,
+    named: Mapping[str, Mapping[str, Any]],
+    times: Sequence[float],
+    guidance: float,
+    trained: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What student.json holds. reference: the recipe's teacher {"use", options}. trained: steps, which weights."""
+    """What student.json holds. named: the recipe's teacher and teacher_sampler. trained: steps, which weights."""
     return {
         "format": FORMAT,
-        "teacher": {**reference, "details": dict(teacher.details)},
+        **named,
+        "details": dict(teacher.details),
         "shape": list(teacher.shape),
         "conditions": list(teacher.conditions),
         "schedule": type(teacher.schedule).__name__,
@@ -112,8 +123,7 @@ def load_student(ref: str | Path, device: torch.device | str = "cpu") -> Student
     contract = json.loads(held)
     if contract["format"] > FORMAT:
         raise UserError(f"{path}: student format {contract['format']} is newer than this dmd2; pip install -U dmd2cli")
-    given = contract["teacher"]
-    teacher: Teacher = registry.load("teachers", given["use"])(skeleton=given["details"])
+    teacher: Teacher = registry.load("teachers", contract["teacher"]["use"])(skeleton=contract["details"])
     network = (teacher.network or teacher.denoiser).eval().requires_grad_(False).to(device)
     fit_weights(network, read_weights(path), str(path))
     return Student(Source(teacher, network, FewStep(tuple(contract["sampler"]["times"]))), contract)

@@ -72,7 +72,7 @@ def test_an_error_is_one_line_on_stderr_and_its_exit_code(failing, err, code, li
 
 
 def test_ctrl_c_exits_with_130(failing):
-    code, out, stderr = failing(KeyboardInterrupt())
+    code, _, stderr = failing(KeyboardInterrupt())
     assert code == 130 and "Traceback" not in stderr
 
 
@@ -110,7 +110,7 @@ def test_version_is_printed(dmd2):
 def test_help_has_every_command_and_no_colour(dmd2):
     code, out, _ = dmd2("--help")
     assert code == 0 and "\x1b" not in out
-    for command in "distill sample eval export pretrain demo env plugins recipes".split():
+    for command in ("distill", "sample", "eval", "export", "pretrain", "demo", "env", "plugins", "recipes"):
         assert f"\n  {command} " in out
 
 
@@ -119,22 +119,21 @@ def test_help_has_every_command_and_no_colour(dmd2):
 HEAVY = {"torch", "numpy", "pydantic", "yaml", "rich"}
 
 
-@pytest.mark.parametrize(
-    "run",
-    [
-        "import dmd2cli.cli.app",
-        "import runpy; sys.argv[1:] = ['--help']; runpy.run_module('dmd2cli', run_name='__main__')",
-        "import runpy; sys.argv[1:] = ['recipes', '--help']; runpy.run_module('dmd2cli', run_name='__main__')",
-    ],
-)
-def test_start_and_help_import_nothing_heavy(run):
-    assert not HEAVY & imported_by(run)
+def test_the_app_imports_nothing_heavy():
+    assert not HEAVY & imported_by("import dmd2cli.cli.app")
 
 
-@pytest.mark.parametrize("args", [["plugins", "list"], ["recipes", "list"], ["recipes", "show", NAME]])
-def test_looking_at_plugins_and_recipes_imports_no_torch(args):
-    run = f"import runpy; sys.argv[1:] = {args!r}; runpy.run_module('dmd2cli', run_name='__main__')"
-    assert "torch" not in imported_by(run)
+def test_help_imports_nothing_heavy():
+    assert not HEAVY & imported_by(command("--help"))
+
+
+@pytest.mark.parametrize("args", ["distill --help", "plugins list", "recipes list", f"recipes show {NAME}"])
+def test_help_plugins_and_recipes_import_no_torch(args):
+    assert not {"torch", "numpy"} & imported_by(command(*args.split()))
+
+
+def command(*args):
+    return f"import runpy; sys.argv[1:] = {list(args)}; runpy.run_module('dmd2cli', run_name='__main__')"
 
 
 def imported_by(code):

@@ -81,11 +81,12 @@ def test_a_missing_submodule_of_an_installed_package_is_not_called_a_missing_pac
     assert "pip install" not in message("metrics", "sub")
 
 
-@pytest.mark.parametrize("source", ["1 / 0", "raise RuntimeError('two\\nlines'.replace(chr(10), ' '))", "def (:"])
+@pytest.mark.parametrize("source", ["1 / 0", "raise RuntimeError('two\\nlines')", "def (:"])
 def test_a_plugin_that_breaks_on_import_is_named_with_its_distribution_and_the_cause(site, monkeypatch, source):
     install(site, "dmd2-broken", "[dmd2.losses]\nbroken = broken_module:Loss\n", broken_module=source)
     monkeypatch.delitem(sys.modules, "broken_module", raising=False)
-    with pytest.raises(UserError, match="loss 'broken' of dmd2-broken 1.2 cannot be imported: ") as caught:
+    assert message("losses", "broken").startswith("loss 'broken' of dmd2-broken 1.2 cannot be imported: ")
+    with pytest.raises(UserError) as caught:
         registry.load("losses", "broken")
     assert caught.value.__cause__ is not None
 

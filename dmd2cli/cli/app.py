@@ -85,13 +85,13 @@ def main() -> None:
 
 def outcome(err: Exception) -> tuple[int, str]:
     """Exit code and one-line message of an error."""
+    text = " ".join(str(err).splitlines())
     if isinstance(err, UserError):
-        return 2, f"error: {err}"
+        return 2, f"error: {text}"
     if isinstance(err, Diverged):
-        return 3, f"diverged: {err}"
+        return 3, f"diverged: {text}"
     if isinstance(err, OSError) and err.errno in _ADVICE:
         return 2, f"error: {err.filename or 'while writing'}: {err.strerror}; {_ADVICE[err.errno]}"
-    text = " ".join(str(err).split())
     return 1, f"internal error: {type(err).__name__}: {text} (run again with --debug; please report)"
 
 

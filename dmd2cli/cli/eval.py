@@ -10,28 +10,29 @@ import typer
 
 def evaluate(
     metric: Annotated[str, typer.Argument(help="A metric by name, such as fd-digits; see dmd2 plugins list.")],
-    student: Annotated[str | None, typer.Option(help="Run folder, student folder or file; by default the newest run.")] = None,
+    student: Annotated[str | None, typer.Option(help="Run, student folder or file; default: the newest run.")] = None,
     teacher: Annotated[str | None, typer.Option(help="Measure the teacher of this recipe instead.")] = None,
     steps: Annotated[int | None, typer.Option(help="Network calls (student) or sampler steps (teacher).")] = None,
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale (teacher).")] = None,
     n: Annotated[int, typer.Option("-n", help="How many samples.")] = 5000,
     seed: Annotated[int, typer.Option(help="Image i is a function of (seed, i).")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")] = None,
-    baselines: Annotated[bool, typer.Option(help="Also measure the student's teacher and real data.")] = True,
+    baselines: Annotated[bool, typer.Option(help="Also measure the teacher behind a student.")] = True,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps; by default the fastest there is.")] = "auto",
 ) -> None:
     """Measure, with the protocol and the baselines beside every number; JSON on stdout."""
     import json
 
-    from dmd2cli.cli.subject import count, source_of, writable
+    from dmd2cli.cli.subject import count, subject, writable
     from dmd2cli.engine.checkpoint import write_json
     from dmd2cli.engine.evaluate import evaluate as measure
     from dmd2cli.registry import load
 
     make = load("metrics", metric)
     writable(json_file)
-    source, name = source_of(student, teacher, steps, guidance, device)
-    found = {"subject": name, **measure(make, source, count(n, 5000), seed, baselines)}
+    asked = subject(student, teacher, steps, guidance, device)
+    behind = asked.teacher() if baselines and asked.teacher else None
+    found = {"subject": asked.name, **measure(make, asked.source, count(n, 5000), seed, behind)}
     if json_file is not None:
         write_json(json_file, found)
     print(json.dumps(found, indent=2))

@@ -10,14 +10,14 @@ import typer
 
 def sample(
     prompts: Annotated[list[str] | None, typer.Argument(help="Prompts, for teachers that read text.")] = None,
-    student: Annotated[str | None, typer.Option(help="Run folder, student folder or file; by default the newest run.")] = None,
+    student: Annotated[str | None, typer.Option(help="Run, student folder or file; default: the newest run.")] = None,
     teacher: Annotated[str | None, typer.Option(help="Draw with the teacher of this recipe instead.")] = None,
     steps: Annotated[int | None, typer.Option(help="Network calls (student) or sampler steps (teacher).")] = None,
     n: Annotated[int | None, typer.Option("-n", help="How many images; by default one per label, or 16.")] = None,
     labels: Annotated[str | None, typer.Option(help="Class labels, such as 0,1,2; repeated in turn.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale (teacher).")] = None,
     seed: Annotated[int, typer.Option(help="Image i is a function of (seed, i).")] = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="A .png for a grid, or a folder for single images.")] = Path("samples.png"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="A .png for a grid, or a folder.")] = Path("samples.png"),
     grid: Annotated[bool | None, typer.Option("--grid/--no-grid", help="One sheet, or one file per image.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps; by default the fastest there is.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print what was drawn as JSON.")] = False,
@@ -27,13 +27,14 @@ def sample(
     import time
 
     from dmd2cli import images
-    from dmd2cli.cli.subject import count, pick_labels, source_of
+    from dmd2cli.cli.subject import count, pick_labels, subject
     from dmd2cli.errors import UserError
 
     as_grid = out.suffix == ".png" if grid is None else grid
     if as_grid and out.suffix != ".png":
         raise UserError(f"-o {out}: a grid is a .png file; for single files name a folder and leave out --grid")
-    source, name = source_of(student, teacher, steps, guidance, device)
+    found = subject(student, teacher, steps, guidance, device)
+    source = found.source
     asked = pick_labels(labels, list(source.teacher.conditions)) or list(prompts or [])
     number = count(n, len(asked) or 16)
     raw = [asked[i % len(asked)] for i in range(number)] if asked else source.conditions(number)
@@ -48,5 +49,7 @@ def sample(
     else:
         for i, image in enumerate(drawn):
             images.save_png(images.to_pil(image), out / f"{i:06d}.png")
-    facts = {"subject": name, "n": number, "seed": seed, "nfe": source.sampler.nfe, "seconds": round(seconds, 3), "out": str(out)}
-    print(json.dumps(facts) if as_json else f"{out}: {number} images from {name}, {source.sampler.nfe} network calls each, {seconds:.2f} s")
+    nfe = source.sampler.nfe
+    facts = {"subject": found.name, "n": number, "seed": seed, "nfe": nfe, "seconds": round(seconds, 3), "out": str(out)}
+    words = f"{out}: {number} images from {found.name}, {nfe} network calls each, {seconds:.2f} s"
+    print(json.dumps(facts) if as_json else words)

@@ -3,56 +3,59 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dmd2cli.errors import UserError
-
-if TYPE_CHECKING:
-    from dmd2cli.source import Source
+from dmd2cli.source import Source
 
 
-def source_of(
+@dataclass(frozen=True)
+class Subject:
+    """Something to draw with: its name, its Source, and how to get the teacher behind a student."""
+
+    name: str
+    source: Source
+    teacher: Callable[[], Source] | None = None
+
+
+def subject(
     student: str | None, teacher: str | None, steps: int | None, guidance: float | None, device: str
-) -> tuple[Source, str]:
-    """The Source that was asked for and a name for it. Raises UserError for contradictory wishes."""
+) -> Subject:
+    """What was asked for. Raises UserError for contradictory wishes."""
     if student and teacher:
         raise UserError("--student and --teacher exclude each other: one subject at a time")
     return _teacher(teacher, steps, guidance, device) if teacher else _student(student, steps, guidance, device)
 
 
-def _student(ref: str | None, steps: int | None, guidance: float | None, device: str) -> tuple[Source, str]:
-    from dmd2cli.engine.runtime import device as find_device
+def _student(ref: str | None, steps: int | None, guidance: float | None, device: str) -> Subject:
+    from dmd2cli.engine import runtime
     from dmd2cli.student import load_student, newest
 
     if ref is None:
         ref = str(newest())
         print(f"no subject given: the newest run is {ref}", file=sys.stderr)
-    found = load_student(ref, find_device(device))
-    baked = found.contract["guidance"]
+    found = load_student(ref, runtime.device(device))
     if guidance is not None and guidance != 1.0:
+        baked = found.contract["guidance"]
         raise UserError(f"--guidance {guidance:g}: this student has guidance {baked:g} baked in; leave --guidance out")
-    if steps is not None and steps != len(found.times):
-        respaced = found.at_steps(steps)
-        print(f"warning: trained for {len(found.times)} steps, now {steps} with respaced times", file=sys.stderr)
-        found = respaced
-    return found.source, ref
+    trained = len(found.times)
+    if steps is not None and steps != trained:
+        found = found.at_steps(steps)
+        print(f"warning: trained for {trained} steps, drawn at {steps} with respaced times", file=sys.stderr)
+    return Subject(ref, found.source, found.teacher)
 
 
-def _teacher(recipe: str, steps: int | None, guidance: float | None, device: str) -> tuple[Source, str]:
-    from dmd2cli.engine.build import teacher
-    from dmd2cli.engine.runtime import device as find_device
+def _teacher(recipe: str, steps: int | None, guidance: float | None, device: str) -> Subject:
+    from dmd2cli.engine import build, runtime
     from dmd2cli.recipe import load
-    from dmd2cli.recipe_build import build, check
-    from dmd2cli.source import Source
+    from dmd2cli.recipe_build import check
 
-    overrides = [f"sampler.steps={steps}"] if steps is not None else []
-    found = load(recipe, overrides)
+    found = load(recipe, [f"sampler.steps={steps}"] if steps is not None else [])
     check(found)
-    source = teacher(found, find_device(device))
-    drawn = Source(source, source.denoiser, build("samplers", found.sampler, "sampler"))
-    return (replace(drawn, guidance=guidance) if guidance is not None else drawn), recipe
+    source = build.teacher_source(found, runtime.device(device))
+    return Subject(recipe, source if guidance is None else replace(source, guidance=guidance))
 
 
 def pick_labels(given: str | None, conditions: list[int | str | None]) -> list[int | str | None]:
@@ -67,7 +70,7 @@ def pick_labels(given: str | None, conditions: list[int | str | None]) -> list[i
         raise UserError(f"--labels {given}: this student is not conditional on classes; leave --labels out")
     wrong = [label for label in labels if label not in conditions]
     if wrong:
-        raise UserError(f"--labels: no class {wrong[0]}; there are {len(conditions)}: {conditions[0]} to {conditions[-1]}")
+        raise UserError(f"--labels: no class {wrong[0]}; there are {conditions[0]} to {conditions[-1]}")
     return labels
 
 

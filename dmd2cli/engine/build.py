@@ -18,6 +18,7 @@ from dmd2cli.protocols import Dataset, Loss, Nets, Teacher
 from dmd2cli.recipe import Data, Recipe, Run
 from dmd2cli.recipe_build import build
 from dmd2cli.recipe_yaml import place
+from dmd2cli.source import Source
 
 
 def teacher(recipe: Recipe, device: torch.device) -> Teacher:
@@ -25,6 +26,12 @@ def teacher(recipe: Recipe, device: torch.device) -> Teacher:
     found: Teacher = build("teachers", recipe.teacher, "teacher")
     prepare(found.denoiser.eval().requires_grad_(False), device, recipe.run)
     return found
+
+
+def teacher_source(recipe: Recipe, device: torch.device) -> Source:
+    """The recipe's teacher with its own sampler, ready to draw."""
+    found = teacher(recipe, device)
+    return Source(found, found.denoiser, build("samplers", recipe.sampler, "sampler"))
 
 
 def distillation(recipe: Recipe, device: torch.device) -> Distillation:

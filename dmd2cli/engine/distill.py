@@ -15,7 +15,7 @@ from dmd2cli.data.base import Loader
 from dmd2cli.engine import build
 from dmd2cli.engine.distillation import Distillation
 from dmd2cli.losses.distribution_matching import DistributionMatching
-from dmd2cli.recipe import Recipe
+from dmd2cli.recipe import Recipe, Use
 from dmd2cli.samplers.few_step import FewStep
 from dmd2cli.source import Source
 from dmd2cli.student import contract, save_student
@@ -48,10 +48,14 @@ class DistillJob:
     def publish(self, folder: Path, step: int) -> None:
         d = self.distillation
         guidance = [t.guidance for _, t in d.terms.values() if isinstance(t, DistributionMatching)]
-        trained = {"steps": step, "generator_updates": d.generator.updates, "weights": "ema" if d.generator.ema else "raw"}
-        reference = {"use": self.recipe.teacher.use}
-        found = contract(d.teacher, reference, d.times, guidance[0] if guidance else 1.0, trained)
+        weights = "ema" if d.generator.ema else "raw"
+        trained = {"steps": step, "generator_updates": d.generator.updates, "weights": weights}
+        named = {key: {"use": use.use, **use.options} for key, use in self._named()}
+        found = contract(d.teacher, named, d.times, guidance[0] if guidance else 1.0, trained)
         save_student(folder / "student", d.generator.best, found)
+
+    def _named(self) -> tuple[tuple[str, Use], ...]:
+        return ("teacher", self.recipe.teacher), ("teacher_sampler", self.recipe.sampler)
 
     def preview(self, path: Path) -> None:
         source, columns = self.source(), min(len(self.distillation.teacher.conditions) or 8, 10)

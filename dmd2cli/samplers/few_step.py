@@ -24,7 +24,7 @@ def few_step(
     function makes the inputs of both, which is all that backward simulation means.
     """
     stop = len(times) if stop is None else stop
-    x_t, t = schedule.prior_std * noise, noise.new_full((len(noise),), times[0])
+    x_t, t = schedule.prior_std * noise, noise.new_full((noise.shape[0],), times[0])
     for k in range(stop):
         x, t = denoise(x_t, t), torch.zeros_like(t)
         if k + 1 == len(times):

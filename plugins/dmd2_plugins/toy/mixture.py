@@ -46,8 +46,8 @@ def ring(n: int) -> Float[Tensor, "n 2"]:
 
 
 def grid(side: int) -> Float[Tensor, "n 2"]:
-    """side^2 means on the unit lattice around 0, row by row."""
-    line = torch.arange(side) - (side - 1) / 2
+    """side^2 means on a lattice over [-1, 1]^2, row by row."""
+    line = torch.linspace(-1, 1, side)
     return torch.cartesian_prod(line, line)
 
 
@@ -55,7 +55,7 @@ LAYOUTS = {"pair": ring(2), "ring8": ring(8), "grid25": grid(5)}
 
 
 def mixture(layout: str = "grid25", std: float = 0.05, classes: int = 0) -> Mixture:
-    """Equally weighted modes of a named layout, neighbours 0.77 (ring8), 1 (grid25) or 2 (pair) apart.
+    """Equally weighted modes of a named layout, neighbours 0.77 (ring8), 0.5 (grid25) or 2 (pair) apart.
 
     Raises UserError for an unknown layout, std <= 0, or classes that do not divide the modes.
     """

@@ -1,0 +1,95 @@
+"""A torch.export archive: the student's whole sampling loop as one graph that runs without dmd2.
+
+    images = torch.export.load("s.pt2").module()(noise, *conditions, *renoise)    # uint8 (b, 3, h, w)
+
+noise is unit normal (b, *shape). conditions are the encoded ones, by name in the contract: for class labels
+one integer tensor `labels` (b,). renoise holds one unit-normal tensor (b, *shape) for every network call but
+the first. The batch is free from 1 on. The contract travels in the archive as dmd2.json, and
+OUT.example.safetensors holds inputs with the images they must give.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dmd2cli.core.random import Numbered
+from dmd2cli.errors import UserError
+from dmd2cli.samplers.few_step import few_step
+from dmd2cli.student import Student
+from dmd2_plugins.export.compare import largest_difference
+
+
+class Given:
+    """Streams that hand out tensors passed in from outside, in the order of the sampler's calls."""
+
+    def __init__(self, tensors: tuple[Tensor, ...]) -> None:
+        self.tensors = iter(tensors)
+
+    def normal(self, name: str, like: Tensor) -> Tensor:
+        return next(self.tensors)
+
+
+class Sampling(nn.Module):
+    """(noise, labels, *renoise) -> uint8 images: the few-step sampler around the network, decoding included.
+
+    Without classes there is no `labels` argument.
+    """
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        network = deepcopy(student.source.network).to("cpu", memory_format=torch.contiguous_format)
+        self.network, self.teacher, self.times = network.eval(), student.source.teacher, student.times
+        every = list(self.teacher.conditions)
+        if every and every != list(range(len(every))):
+            raise UserError("torch-export: only unconditional and class-conditional students can be exported so far")
+        self.names = list(self.teacher.encode(every)[0]) if every else []
+        for name in self.names:
+            self.register_buffer(f"table_{name}", self.teacher.encode(every)[0][name])
+
+    def forward(self, noise: Tensor, *given: Tensor) -> Tensor:
+        labels, renoise = (given[0], given[1:]) if self.names else (None, given)
+        cond = {name: self.get_buffer(f"table_{name}")[labels] for name in self.names}
+        streams = Given(renoise)
+        x, _ = few_step(lambda x_t, t: self.network(x_t, t, cond), self.teacher.schedule, noise, self.times, streams)
+        return self.teacher.decode(x)
+
+
+def inputs(student: Student, n: int, seed: int = 0) -> dict[str, Tensor]:
+    """The arguments, in order, that give the images of student(n=n, seed=seed)."""
+    like, streams = torch.empty(n, *student.source.teacher.shape), Numbered(seed, range(n))
+    labels = [int(c) for c in student.source.conditions(n) if c is not None]
+    found = {"noise": streams.normal("noise", like)} | ({"labels": torch.tensor(labels)} if labels else {})
+    return found | {f"renoise_{k}": streams.normal(f"renoise/{k}", like) for k in range(1, len(student.times))}
+
+
+def export(student: Student, out: Path) -> Mapping[str, Any]:
+    """Write out (.pt2) and its example; the loaded graph must draw the student's own pixels, up to rounding."""
+    example = inputs(student, 16)
+    batch = torch.export.Dim("batch", min=1)
+    shapes = tuple({0: batch} for _ in example)
+    with torch.no_grad():
+        program = torch.export.export(
+            Sampling(student), tuple(example.values()), dynamic_shapes=(shapes[0], shapes[1:])
+        )
+    contract = {**student.contract, "inputs": {k: [*["batch"], *v.shape[1:]] for k, v in example.items()}}
+    draft = out.with_name(f".{out.name}.tmp.pt2")
+    try:
+        torch.export.save(program, draft, extra_files={"dmd2.json": json.dumps(contract)})
+        check = inputs(student, 5, seed=1)
+        drawn = torch.export.load(draft).module()(*check.values())
+        difference = largest_difference(drawn, student(n=5, seed=1), out, allowed=1)
+        os.replace(draft, out)
+    finally:
+        draft.unlink(missing_ok=True)
+    beside = out.with_name(f"{out.stem}.example.safetensors")
+    save_file({**check, "images": student(n=5, seed=1).contiguous()}, beside)
+    return {"file": str(out), "inputs": list(example), "example": str(beside), "max_pixel_difference": difference}

@@ -1,0 +1,18 @@
+"""Fixtures that several test modules share."""
+
+from pathlib import Path
+
+import pytest
+from written import GOOD
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Write a recipe into a fresh working folder; returns its name there."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text=GOOD, name="r.yaml"):
+        Path(name).write_text(text, encoding="utf-8")
+        return name
+
+    return write
