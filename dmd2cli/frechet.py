@@ -33,7 +33,7 @@ def gaussian_distance(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray,
 
 
 def precision_recall(fake: Float[Tensor, "n d"], real: Float[Tensor, "m d"], k: int) -> tuple[float, float]:
-    """(share of fakes inside the real manifold, share of reals inside the fake one) (Kynkaanniemi et al. 2019, Eq. 1-2)."""
+    """Shares of fakes inside the real manifold and of reals inside the fake one (Kynkaanniemi et al. 2019, Eq. 2)."""
     return _inside(fake, real, k), _inside(real, fake, k)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from dmd2cli.core.denoiser import guided
+from dmd2cli.core.denoiser import Denoiser, guided
 from dmd2cli.core.random import Numbered
 from dmd2cli.protocols import Raw, Sampler, Teacher
 
@@ -26,7 +27,9 @@ class Source:
     guidance: float = 1.0
 
     @torch.no_grad()
-    def draw(self, raw: Sequence[Raw], seed: int, first: int = 0, batch: int = 250) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
+    def draw(
+        self, raw: Sequence[Raw], seed: int, first: int = 0, batch: int = 250
+    ) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
         """Images number first, first + 1, ... for some conditions, in batches.
 
         Image i is a function of (seed, i) and its condition, whatever the batch or the count.
@@ -42,7 +45,7 @@ class Source:
         cond, null = ({k: v.to(device) for k, v in c.items()} for c in self.teacher.encode(raw))
         streams = Numbered(seed, numbers)
         noise = streams.normal("noise", torch.empty(len(raw), *self.teacher.shape, device=device))
-        denoise = guided(self.network, self.guidance, cond, null)
+        denoise = guided(cast(Denoiser, self.network), self.guidance, cond, null)
         return self.sampler(denoise, self.teacher.schedule, noise, streams)
 
     def images(self, raw: Sequence[Raw], seed: int, first: int = 0) -> UInt8[Tensor, "b 3 h w"]:

@@ -44,7 +44,11 @@ class Student:
         return sampler.times
 
     def __call__(
-        self, labels: Sequence[int] | None = None, prompts: Sequence[str] | None = None, n: int | None = None, seed: int = 0
+        self,
+        labels: Sequence[int] | None = None,
+        prompts: Sequence[str] | None = None,
+        n: int | None = None,
+        seed: int = 0,
     ) -> UInt8[Tensor, "n 3 h w"]:
         """Draw n images (default: one per condition), conditions repeated in turn, image i a function of (seed, i).
 
@@ -119,7 +123,7 @@ def load_student(ref: str | Path, device: torch.device | str = "cpu") -> Student
     path = find(Path(ref))
     held = read_metadata(path).get("dmd2_student")
     if held is None:
-        raise UserError(f"{path}: holds no dmd2 student (no contract in its metadata); give a run folder or its student")
+        raise UserError(f"{path}: holds no dmd2 student (no contract in its metadata); give a run folder")
     contract = json.loads(held)
     if contract["format"] > FORMAT:
         raise UserError(f"{path}: student format {contract['format']} is newer than this dmd2; pip install -U dmd2cli")
@@ -137,7 +141,7 @@ def find(ref: Path) -> Path:
     if not ref.exists():
         raise UserError(f"{ref}: no such run folder, student folder or safetensors file")
     if (ref / "recipe.yaml").is_file():
-        raise UserError(f"{ref}: this run has no student yet; the first comes with its first checkpoint (run.save_every)")
+        raise UserError(f"{ref}: no student yet; the first comes with the first checkpoint (run.save_every)")
     raise UserError(f"{ref}: not a run folder or a student folder (no {WEIGHTS} in it)")
 
 

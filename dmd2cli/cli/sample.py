@@ -50,6 +50,6 @@ def sample(
         for i, image in enumerate(drawn):
             images.save_png(images.to_pil(image), out / f"{i:06d}.png")
     nfe = source.sampler.nfe
-    facts = {"subject": found.name, "n": number, "seed": seed, "nfe": nfe, "seconds": round(seconds, 3), "out": str(out)}
+    facts = {"subject": found.name, "n": number, "seed": seed, "nfe": nfe, "seconds": seconds, "out": str(out)}
     words = f"{out}: {number} images from {found.name}, {nfe} network calls each, {seconds:.2f} s"
     print(json.dumps(facts) if as_json else words)

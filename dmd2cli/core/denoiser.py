@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
@@ -28,6 +29,13 @@ class Denoiser(Protocol):
 
     def features(self, x_t: Float[Tensor, b *d], t: Float[Tensor, " b"], cond: Cond) -> Float[Tensor, "b c *s"]:
         """The bottleneck in float32, computed without the decoder: what a GAN head reads."""
+
+
+class JointDenoiser(Denoiser, Protocol):
+    """A denoiser that can also give both at once."""
+
+    def joint(self, x_t: Tensor, t: Tensor, cond: Cond, n: int) -> tuple[Tensor, Tensor]:
+        """x_hat of the first n rows and the features of all rows, from one pass through the encoder."""
 
 
 class Backbone(Protocol):
@@ -57,33 +65,30 @@ class Preconditioned(nn.Module):
         self.autocast: torch.dtype | None = None
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        return self._predict(x_t, t, self._encode(x_t, t, cond))
+        return self.joint(x_t, t, cond, x_t.shape[0])[0]
 
     def features(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        return self._encode(x_t, t, cond)[0].float()
+        return self._encode(x_t, t, cond, self._coefficients(x_t, t))[0].float()
 
     def joint(self, x_t: Tensor, t: Tensor, cond: Cond, n: int) -> tuple[Tensor, Tensor]:
         """x_hat of the first n rows and the features of all rows, from one pass through the encoder."""
-        state = self._encode(x_t, t, cond)
-        return self._predict(x_t[:n], t[:n], tuple(s[:n] for s in state)), state[0].float()
-
-    def _encode(self, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, ...]:
-        c_in = self._coefficients(x_t, t)[2]
+        coefficients = self._coefficients(x_t, t)
+        state = self._encode(x_t, t, cond, coefficients)
+        c_skip, c_out, _ = (c[:n] for c in coefficients)
         with self._precision(x_t):
-            return self.backbone.encode(c_in * x_t, self.c_noise(t).float(), cond)  # type: ignore[operator]
+            raw = self.backbone.decode(tuple(s[:n] for s in state))  # type: ignore[operator]
+        return c_skip * x_t[:n] + c_out * raw.float(), state[0].float()
 
-    def _predict(self, x_t: Tensor, t: Tensor, state: tuple[Tensor, ...]) -> Tensor:
-        c_skip, c_out, _ = self._coefficients(x_t, t)
+    def _encode(self, x_t: Tensor, t: Tensor, cond: Cond, coefficients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         with self._precision(x_t):
-            raw = self.backbone.decode(state)  # type: ignore[operator]
-        return c_skip * x_t + c_out * raw.float()
+            return self.backbone.encode(coefficients[2] * x_t, self.c_noise(t).float(), cond)  # type: ignore[operator]
 
     def _coefficients(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, ...]:
         alpha, sigma = scales(self.schedule, t, x_t)
         return tuple(c.float() for c in self.parametrization(alpha, sigma))
 
-    def _precision(self, x: Tensor) -> torch.autocast:
-        return torch.autocast(x.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
+    def _precision(self, x: Tensor) -> AbstractContextManager[None]:
+        return torch.autocast(x.device.type, self.autocast) if self.autocast else nullcontext()
 
 
 def bind(denoiser: Denoiser, cond: Cond) -> Denoise:

@@ -15,15 +15,15 @@ from dmd2cli.protocols import Dataset, Example, Raw, Teacher
 
 
 @lru_cache(maxsize=8)
-def _order(seed: int, stream: str, epoch: int, n: int) -> Tensor:
+def _order(seed: int, stream: str, epoch: int, n: int) -> list[int]:
     """The permutation of one pass over n items."""
-    return torch.randperm(n, generator=Rng(seed, epoch).generator(stream, torch.device("cpu")))
+    return torch.randperm(n, generator=Rng(seed, epoch).generator(stream, torch.device("cpu"))).tolist()
 
 
 def item(seed: int, stream: str, position: int, n: int) -> int:
     """Which of n items stands at a position of the endless, freshly shuffled stream."""
     epoch, i = divmod(position, n)
-    return int(_order(seed, stream, epoch, n)[i])
+    return _order(seed, stream, epoch, n)[i]
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import deepcopy
+from typing import cast
 
 import torch
 from torch import nn
 
+from dmd2cli.core.denoiser import Denoiser
 from dmd2cli.core.random import Rng
 from dmd2cli.data.base import Loader
 from dmd2cli.engine.distillation import Distillation
@@ -43,7 +45,8 @@ def distillation(recipe: Recipe, device: torch.device) -> Distillation:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(Rng(run.seed, 0).generator("head", torch.device("cpu")).initial_seed())
         head = source.head().to(device)
-    nets = Nets(source.denoiser, fake, head, generator, source.schedule, source.weighting)
+    real, *ours = (cast(Denoiser, net) for net in (source.denoiser, fake, generator))
+    nets = Nets(real, ours[0], head, ours[1], source.schedule, source.weighting)
     critic = nn.ModuleDict({"fake": fake, "head": head})
     return Distillation(
         source,
@@ -68,7 +71,8 @@ def needs_data(recipe: Recipe, losses: Iterable[Loss]) -> None:
     """Raise UserError if a term reads real data and the recipe has none, or a player has no term."""
     found = list(losses)
     if any(loss.reads_real for loss in found) and recipe.data.real is None:
-        raise UserError(f"{place(recipe.places, 'losses')}a GAN term reads real data: add data.real, or remove the term")
+        where = place(recipe.places, "losses")
+        raise UserError(f"{where}a GAN term reads real data: add data.real, or remove the term")
     for player in ("generator", "critic"):
         if not any(loss.player == player for loss in found):
             raise UserError(f"{place(recipe.places, 'losses')}no term for the {player}: it would never learn; add one")

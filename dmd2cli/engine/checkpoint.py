@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load as load_state
+from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
 from dmd2cli import __version__
 from dmd2cli.errors import UserError
@@ -56,7 +58,7 @@ def save(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> None:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         with _single_process():
-            dcp.save(dict(state), storage_writer=dcp.HuggingFaceStorageWriter(str(draft)), no_dist=True)
+            save_state(dict(state), storage_writer=HuggingFaceStorageWriter(str(draft)), no_dist=True)
         files = {f.name: sha256(f) for f in sorted(draft.iterdir())}
         versions = {"dmd2cli": __version__, "torch": torch.__version__}
         write_json(draft / MANIFEST, {"step": step, "versions": versions, "sha256": files})
@@ -96,7 +98,7 @@ def load(path: Path, state: dict[str, Any]) -> dict[str, Any]:
     """Fill a state of the right shapes from path. Raises UserError if a file is missing, cut or changed."""
     verify(path)
     with _single_process():
-        dcp.load(state, storage_reader=dcp.HuggingFaceStorageReader(str(path)), no_dist=True)
+        load_state(state, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
     return state
 
 

@@ -14,7 +14,6 @@ from dmd2cli import images
 from dmd2cli.data.base import Loader
 from dmd2cli.engine import build
 from dmd2cli.engine.distillation import Distillation
-from dmd2cli.losses.distribution_matching import DistributionMatching
 from dmd2cli.recipe import Recipe, Use
 from dmd2cli.samplers.few_step import FewStep
 from dmd2cli.source import Source
@@ -47,11 +46,12 @@ class DistillJob:
 
     def publish(self, folder: Path, step: int) -> None:
         d = self.distillation
-        guidance = [t.guidance for _, t in d.terms.values() if isinstance(t, DistributionMatching)]
+        matching = self.recipe.losses.get("distribution_matching")
+        guidance = matching.options.get("guidance", 1.0) if matching else 1.0
         weights = "ema" if d.generator.ema else "raw"
         trained = {"steps": step, "generator_updates": d.generator.updates, "weights": weights}
         named = {key: {"use": use.use, **use.options} for key, use in self._named()}
-        found = contract(d.teacher, named, d.times, guidance[0] if guidance else 1.0, trained)
+        found = contract(d.teacher, named, d.times, guidance, trained)
         save_student(folder / "student", d.generator.best, found)
 
     def _named(self) -> tuple[tuple[str, Use], ...]:

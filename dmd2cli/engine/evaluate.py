@@ -24,7 +24,8 @@ def evaluate(
     if teacher is not None:
         baselines["teacher"] = measure(make(), teacher, n, seed)
     found = measure(metric, source, n, seed)
-    return {"metric": metric.name, **found, "n": n, "seed": seed, "protocol": dict(metric.protocol), "baselines": baselines}
+    protocol = {"protocol": dict(metric.protocol), "baselines": baselines}
+    return {"metric": metric.name, **found, "n": n, "seed": seed, **protocol}
 
 
 def measure(metric: Metric, source: Source, n: int, seed: int) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class Player:
         with without_gradient(frozen):
             for batch in batches:
                 share, terms = len(batch) / total, loss(batch)
-                (share * torch.stack(list(terms.values())).sum()).backward()
+                (share * torch.stack(list(terms.values())).sum()).backward()  # type: ignore[no-untyped-call]
                 for name, value in terms.items():
                     log[name] = log.get(name, 0) + share * value.detach()
         log["gradient_norm"] = self._optimise(step)
@@ -73,7 +73,9 @@ class Player:
         return log
 
     def _optimise(self, step: int) -> Tensor:
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip or float("inf"), foreach=True)
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None], foreach=True)
+        if self.clip is not None and (norm.is_cuda or norm > self.clip):       # on a GPU, asking would wait for it
+            nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm, foreach=True)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.config, step, self.steps)
         self.optimiser.step()
@@ -82,7 +84,7 @@ class Player:
 
     @torch.no_grad()
     def _average(self, images: int) -> None:
-        """EMA with its half-life in images, at most ema_ramp of all images seen so far (Karras et al. 2022, App. F.2)."""
+        """EMA with its half-life in images, at most ema_ramp of the images seen (Karras et al. 2022, App. F.2)."""
         if self.ema is None or self.config.ema_halflife_images is None:
             return
         halflife = self.config.ema_halflife_images

@@ -18,11 +18,13 @@ from dmd2cli.recipe import AnyRecipe, Optimiser, PretrainRecipe, Recipe, differe
 
 R = TypeVar("R", Recipe, PretrainRecipe)
 
-FREE = ("micro_batch", "parallel", "device", "threads", "log_every", "preview_every", "save_every", "keep", "time_limit")
+FREE = ["micro_batch", "parallel", "device", "threads", "log_every", "preview_every", "save_every", "keep", "time_limit"]
 """Keys of `run` that may differ when a run is continued, besides `steps` upwards."""
 
 
-def run(asked: R, folder: Path, job: Callable[[R, torch.device], trainer.Job], resume: str = "auto", command: str = "") -> int:
+def run(
+    asked: R, folder: Path, job: Callable[[R, torch.device], trainer.Job], resume: str = "auto", command: str = ""
+) -> int:
     """Train in a run folder, or continue there; returns the steps done, at once if the run is finished.
 
     resume: auto, never, or the path of a checkpoint. Raises UserError as check_same and checkpoint.load do.
@@ -48,7 +50,7 @@ def starting_point(folder: Path, resume: str) -> Path | None:
         return found
     if resume == "never":
         if found is not None:
-            raise UserError(f"{folder}: holds a run already ({found.name}); choose another -o, or leave out --resume never")
+            raise UserError(f"{folder}: holds a run already ({found.name}); choose another -o, or --resume auto")
         return None
     if not Path(resume).is_dir():
         raise UserError(f"--resume {resume}: no such checkpoint folder; it is auto, never or RUN/checkpoints/step-...")
@@ -72,7 +74,8 @@ def check_same(folder: Path, asked: AnyRecipe) -> None:
 
 def facts(asked: AnyRecipe, command: str, device: torch.device) -> dict[str, Any]:
     """What run.json records: command, versions, commit, hardware, seed."""
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    cuda = device.type == "cuda"
+    hardware = torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine()
     return {
         "command": command,
         "versions": {"dmd2cli": __version__, "torch": torch.__version__, "python": platform.python_version()},

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
+from dmd2cli.core.denoiser import JointDenoiser
 from dmd2cli.core.heads import logits
 from dmd2cli.core.noise import diffuse
 from dmd2cli.core.objective import denoising, gan_critic
@@ -32,9 +33,10 @@ class JointCritic(Denoising):
 
     def __call__(self, s: Sample, nets: Nets, rng: Rng) -> Tensor:
         assert s.real is not None
+        fake_net = cast(JointDenoiser, nets.fake)
         t = torch.cat([rng.uniform("t", s.x), rng.uniform("t_real", s.x)])
         eps = torch.cat([rng.normal("eps", s.x), rng.normal("eps_real", s.x)])
         x_t = diffuse(torch.cat([s.x, s.real]), t, nets.schedule, eps)
-        x_hat, features = nets.fake.joint(x_t, t, both(s.cond, s.real_cond), len(s.x))
+        x_hat, features = fake_net.joint(x_t, t, both(s.cond, s.real_cond), len(s.x))
         fake, real = logits(nets.head, features).chunk(2)
         return denoising(x_hat, s.x, self.weight(nets, t[: len(s.x)], s.x)) + self.gan * gan_critic(fake, real)

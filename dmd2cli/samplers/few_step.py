@@ -15,7 +15,12 @@ from dmd2cli.errors import UserError
 
 
 def few_step(
-    denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, times: Sequence[float], rng: Streams, stop: int | None = None
+    denoise: Denoise,
+    schedule: NoiseSchedule,
+    noise: Tensor,
+    times: Sequence[float],
+    rng: Streams,
+    stop: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The input (x_t, t) of network call number `stop`, counted from 0; stop = len(times) gives (x, 0).
 

@@ -34,7 +34,7 @@ def start(schedule: NoiseSchedule, noise: Tensor) -> Tensor:
 def times(schedule: NoiseSchedule, steps: int, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Pairs (t, u) of times (b,), u the next one, None for the last jump to clean data."""
     grid = [like.new_full((len(like),), float(t)) for t in schedule.clock(steps)]
-    yield from pairwise([*grid, None])  # type: ignore[misc]
+    yield from pairwise([*grid, None])
 
 
 def call(denoise: Denoise, x_t: Tensor, t: Tensor, dtype: torch.dtype) -> Tensor:

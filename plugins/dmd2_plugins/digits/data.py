@@ -37,7 +37,7 @@ class Digits:
         parts = {"all": slice(None), "train": slice(0, cut), "test": slice(cut, None)}
         if split not in parts:
             raise UserError(f"digits: split must be one of {', '.join(parts)}, got '{split}'")
-        self.x, self.labels = x[parts[split]], labels[parts[split]].tolist()
+        self.x, self.labels = x[parts[split]].unbind(), labels[parts[split]].tolist()
 
     def __len__(self) -> int:
         return len(self.x)

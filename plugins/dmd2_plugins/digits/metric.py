@@ -64,7 +64,8 @@ class FdDigits:
 
     def real(self, n: int, seed: int) -> Mapping[str, float]:
         """n bootstrapped real digits against all of them: the floor of an n-sample evaluation."""
-        rows = torch.randint(len(self.real_images), (n,), generator=Rng(seed, 0).generator("bootstrap", torch.device("cpu")))
+        source = Rng(seed, 0).generator("bootstrap", torch.device("cpu"))
+        rows = torch.randint(len(self.real_images), (n,), generator=source)
         found = self._measure(self.real_images[rows])
         right = (found.pop("predicted") == self.real_labels[rows]).double().mean().item()
         return found | {"class_accuracy": right, "memorisation_ratio": 1.0}

@@ -32,6 +32,8 @@ class UNet(nn.Module):
     The bottleneck after the middle block, (b, channels[-1], 2, 2), is what GAN heads read.
     """
 
+    frequencies: Tensor
+
     def __init__(self, channels: tuple[int, ...] = (16, 32, 64), classes: int = 10, embedding: int = 64) -> None:
         super().__init__()
         self.register_buffer("frequencies", torch.logspace(-1, 1.5, 16), persistent=False)
@@ -41,7 +43,8 @@ class UNet(nn.Module):
         wider = list(zip((channels[0], *channels), channels, strict=False))
         self.down = nn.ModuleList(Block(a, b, embedding) for a, b in wider)
         self.middle = Block(channels[-1], channels[-1], embedding)
-        self.up = nn.ModuleList(Block(c + b, b, embedding) for c, b in zip((*channels[1:], channels[-1]), channels, strict=True))
+        above = (*channels[1:], channels[-1])
+        self.up = nn.ModuleList(Block(a + b, b, embedding) for a, b in zip(above, channels, strict=True))
         self.norm, self.output = nn.GroupNorm(4, channels[0]), nn.Conv2d(channels[0], 1, 3, padding=1)
 
     def encode(self, x: Tensor, c_noise: Tensor, cond: Cond) -> tuple[Tensor, ...]:

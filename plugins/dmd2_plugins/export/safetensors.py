@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dmd2_plugins.export.compare import largest_difference
 from dmd2cli.student import Student, load_student
 from dmd2cli.weights import save_weights
-from dmd2_plugins.export.compare import largest_difference
 
 
 def export(student: Student, out: Path) -> Mapping[str, Any]:

@@ -21,11 +21,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dmd2_plugins.export.compare import largest_difference
 from dmd2cli.core.random import Numbered
 from dmd2cli.errors import UserError
 from dmd2cli.samplers.few_step import few_step
 from dmd2cli.student import Student
-from dmd2_plugins.export.compare import largest_difference
 
 
 class Given:
@@ -46,7 +46,7 @@ class Sampling(nn.Module):
 
     def __init__(self, student: Student) -> None:
         super().__init__()
-        network = deepcopy(student.source.network).to("cpu", memory_format=torch.contiguous_format)
+        network = deepcopy(student.source.network).cpu().to(memory_format=torch.contiguous_format)
         self.network, self.teacher, self.times = network.eval(), student.source.teacher, student.times
         every = list(self.teacher.conditions)
         if every and every != list(range(len(every))):

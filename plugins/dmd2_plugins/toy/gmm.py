@@ -9,6 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dmd2_plugins.toy.mixture import Exact, Mixture, mixture
+from dmd2_plugins.toy.mlp import MLP
+from dmd2_plugins.toy.picture import to_uint8
 from dmd2cli.core import weighting
 from dmd2cli.core.denoiser import Cond, Preconditioned
 from dmd2cli.core.heads import linear_head
@@ -18,9 +21,6 @@ from dmd2cli.core.parametrization import edm
 from dmd2cli.core.random import Rng
 from dmd2cli.errors import UserError
 from dmd2cli.protocols import Example, Raw, Teacher
-from dmd2_plugins.toy.mixture import Exact, Mixture, mixture
-from dmd2_plugins.toy.mlp import MLP
-from dmd2_plugins.toy.picture import to_uint8
 
 RATIO_MAX = 1e3
 """Where the networks' clock stops: sigma / alpha is infinite at the start of a flow."""

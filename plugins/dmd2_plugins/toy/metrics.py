@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from dmd2cli.core.random import Rng
-from dmd2cli.protocols import Raw
 from dmd2_plugins.toy.mixture import Mixture, mixture
 from dmd2_plugins.toy.picture import SIDE, to_points, to_uint8
+from dmd2cli.core.random import Rng
+from dmd2cli.protocols import Raw
 
 RADIUS = 4.0
 """A sample belongs to a mode within this many of its standard deviations."""
