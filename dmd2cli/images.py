@@ -11,6 +11,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from dmd2cli.protocols import Raw
+
 CELL = 48
 """Smallest side of an image in a grid, in pixels: small ones are enlarged by whole factors."""
 CAPTION = 16
@@ -34,6 +36,19 @@ def grid(images: UInt8[Tensor, "b 3 h w"], columns: int, captions: Sequence[str]
         if i < len(captions):
             text(sheet, captions[i], x + width // 2, y - CAPTION // 2 - 1)
     return sheet
+
+
+def save_grid(images: UInt8[Tensor, "b 3 h w"], conditions: Sequence[Raw], period: int, path: Path) -> None:
+    """A grid as PNG, captioned with the conditions; one column for each, if they repeat with the period."""
+    columns = min(period, 16, len(images))
+    captions = [str(c) for c in conditions[: columns if columns == period else len(images)] if c is not None]
+    save_png(grid(images, columns, captions), path)
+
+
+def save_singles(images: UInt8[Tensor, "b 3 h w"], folder: Path) -> None:
+    """One PNG for each image, named by its number."""
+    for i, image in enumerate(images):
+        save_png(to_pil(image), folder / f"{i:06d}.png")
 
 
 def text(sheet: Image.Image, words: str, x: int, y: int, limit: int = 24) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -26,19 +27,21 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file. Raises UserError if it is missing, cut short or something else."""
-    try:
+    with _readable(path):
         return load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; a safetensors file is expected there") from None
-    except (SafetensorError, IsADirectoryError) as err:
-        raise UserError(f"{path}: not a whole safetensors file ({err}); make it again or restore a copy") from err
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The metadata of a safetensors file, {} if it has none. Raises UserError as read_weights does."""
+    with _readable(path), safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What can be wrong with a file, as one line."""
     try:
-        with safe_open(path, "pt") as file:
-            return file.metadata() or {}
+        yield
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; a safetensors file is expected there") from None
     except (SafetensorError, IsADirectoryError) as err:

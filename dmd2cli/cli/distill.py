@@ -19,18 +19,15 @@ def distill(
     """Distil a teacher into a few-step student. The same command again continues where it stopped."""
     import sys
 
-    from dmd2cli.recipe import dump, load
-    from dmd2cli.recipe_build import check
+    from dmd2cli.cli.training import dry, folder_of, train
+    from dmd2cli.recipe import load
 
     found = load(recipe, [*(overrides or []), *([f"run.device={device}"] if device else [])])
-    check(found)
-    if dry_run:
-        print(dump(found), end="")
+    if dry(found, dry_run):
         return
     from dmd2cli.engine.distill import job
-    from dmd2cli.engine.run import run
 
-    folder = out or Path("runs") / Path(recipe).stem
-    steps = run(found, folder, job, resume, command=" ".join(["dmd2", *sys.argv[1:]]))
+    folder = folder_of(recipe, out)
+    steps = train(found, folder, job, resume)
     print(f"{folder / 'student'}: {len(found.student.times)}-step student after {steps} steps")
     print(f"next: dmd2 sample --student {folder} -o grid.png", file=sys.stderr)

@@ -16,19 +16,14 @@ def pretrain(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
 ) -> None:
     """Train a network from scratch; the same command again continues. Writes RUN/weights.safetensors."""
-    import sys
-
-    from dmd2cli.recipe import PretrainRecipe, dump, load
-    from dmd2cli.recipe_build import check
+    from dmd2cli.cli.training import dry, folder_of, train
+    from dmd2cli.recipe import PretrainRecipe, load
 
     found = load(recipe, overrides or [], model=PretrainRecipe)
-    check(found)
-    if dry_run:
-        print(dump(found), end="")
+    if dry(found, dry_run):
         return
     from dmd2cli.engine.pretrain import RESULT, pretraining
-    from dmd2cli.engine.run import run
 
-    folder = out or Path("runs") / Path(recipe).stem
-    steps = run(found, folder, pretraining, resume, command=" ".join(["dmd2", *sys.argv[1:]]))
+    folder = folder_of(recipe, out)
+    steps = train(found, folder, pretraining, resume)
     print(f"{folder / RESULT}: trained for {steps} steps")

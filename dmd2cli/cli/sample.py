@@ -26,30 +26,25 @@ def sample(
     import json
     import time
 
-    from dmd2cli import images
     from dmd2cli.cli.subject import count, pick_labels, subject
     from dmd2cli.errors import UserError
+    from dmd2cli.images import save_grid, save_singles
 
     as_grid = out.suffix == ".png" if grid is None else grid
     if as_grid and out.suffix != ".png":
         raise UserError(f"-o {out}: a grid is a .png file; for single files name a folder and leave out --grid")
     found = subject(student, teacher, steps, guidance, device)
-    source = found.source
-    asked = pick_labels(labels, list(source.teacher.conditions)) or list(prompts or [])
+    asked = pick_labels(labels, list(found.source.teacher.conditions)) or list(prompts or [])
     number = count(n, len(asked) or 16)
-    raw = [asked[i % len(asked)] for i in range(number)] if asked else source.conditions(number)
+    raw = [asked[i % len(asked)] for i in range(number)] if asked else found.source.conditions(number)
     started = time.perf_counter()
-    drawn = source.images(raw, seed)
-    seconds = time.perf_counter() - started
+    drawn = found.source.images(raw, seed)
+    seconds = round(time.perf_counter() - started, 3)
     if as_grid:
-        period = len(asked or source.teacher.conditions) or 8
-        columns = min(period, 16, number)
-        captions = ["" if c is None else str(c) for c in raw[: columns if columns == period else number]]
-        images.save_png(images.grid(drawn, columns, captions if any(captions) else ()), out)
+        save_grid(drawn, raw, len(asked or found.source.teacher.conditions) or 8, out)
     else:
-        for i, image in enumerate(drawn):
-            images.save_png(images.to_pil(image), out / f"{i:06d}.png")
-    nfe = source.sampler.nfe
+        save_singles(drawn, out)
+    nfe = found.source.sampler.nfe
     facts = {"subject": found.name, "n": number, "seed": seed, "nfe": nfe, "seconds": seconds, "out": str(out)}
     words = f"{out}: {number} images from {found.name}, {nfe} network calls each, {seconds:.2f} s"
     print(json.dumps(facts) if as_json else words)

@@ -71,10 +71,10 @@ def train(job: Job, run: Run, folder: Path, resume: Path | None = None) -> int:
     done = restore(job, resume) if resume else 0
     if resume:
         job.publish(folder, done)                  # a crash may have come between the checkpoint and its student
-    log, end = Log(folder, done), deadline(run)
+    log, end, values = Log(folder, done), deadline(run), dict[str, Tensor]()
     with interruptible() as stop, progress(run.steps, done) as show:
         while done < run.steps and not stop.signals and time.monotonic() < end:
-            values = job.step(done)
+            values |= job.step(done)               # the newest of every term: players do not move at every step
             done += 1
             last = done == run.steps
             if done % run.log_every == 0 or last:
@@ -87,6 +87,8 @@ def train(job: Job, run: Run, folder: Path, resume: Path | None = None) -> int:
         if done < run.steps and done % run.save_every:
             save(job, run, folder, done, values)
     log.close()
+    if done < run.steps:
+        print(f"saved at step {done} of {run.steps}; the same command continues", file=sys.stderr)
     if stop.signals:
         raise KeyboardInterrupt
     return done

@@ -1,0 +1,34 @@
+"""What `distill` and `pretrain` share: check, show or run a recipe in its folder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dmd2cli.recipe import AnyRecipe
+
+
+def folder_of(recipe: str, out: Path | None) -> Path:
+    """-o, or runs/ and the name of the recipe."""
+    return out or Path("runs") / Path(recipe).stem
+
+
+def dry(found: AnyRecipe, dry_run: bool) -> bool:
+    """Check the recipe's names; print it and return True if that is all that was asked."""
+    from dmd2cli.recipe import dump
+    from dmd2cli.recipe_build import check
+
+    check(found)
+    if dry_run:
+        print(dump(found), end="")
+    return dry_run
+
+
+def train(found: Any, folder: Path, job: Callable[..., Any], resume: str) -> int:
+    """Run it; the command line goes into the run folder. Returns the steps done."""
+    from dmd2cli.engine.run import run
+
+    return run(found, folder, job, resume, command=" ".join(["dmd2", *sys.argv[1:]]))
