@@ -72,7 +72,8 @@ def spread(found: Sequence[Sequence[Mapping[str, Any]]], nfe: int) -> dict[str, 
     head = [per_space[0] for per_space in found]
     keys = [k for k in ("precision", "recall", "class_accuracy", "memorisation_ratio") if k in head[0]]
     values = [row["value"] for row in head]
-    row: dict[str, Any] = {"nfe": nfe, "fd_digits": float(np.mean(values)), "fd_digits_std": float(np.std(values, ddof=1))}
+    row: dict[str, Any] = {"nfe": nfe, "fd_digits": float(np.mean(values))}
+    row["fd_digits_std"] = float(np.std(values, ddof=1))
     row |= {k: float(np.mean([r[k] for r in head])) for k in keys}
     row["fd_other_classifiers"] = [
         float(np.mean([per_space[i]["value"] for per_space in found])) for i in range(1, len(found[0]))

@@ -80,12 +80,12 @@ class Student:
 
 def contract(
     teacher: Teacher,
-    named: Mapping[str, Mapping[str, Any]],
+    named: Mapping[str, Any],
     times: Sequence[float],
     guidance: float,
     trained: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What student.json holds. named: the recipe's teacher and teacher_sampler. trained: steps, which weights."""
+    """What student.json holds. named: the recipe's teacher, teacher_sampler, metrics. trained: steps, which weights."""
     return {
         "format": FORMAT,
         **named,

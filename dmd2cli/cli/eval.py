@@ -9,7 +9,7 @@ import typer
 
 
 def evaluate(
-    metric: Annotated[str, typer.Argument(help="A metric by name, such as fd-digits; see dmd2 plugins list.")],
+    metric: Annotated[str, typer.Argument(help="A metric by name (dmd2 plugins list), or all of the recipe's.")],
     student: Annotated[str | None, typer.Option(help="Run, student folder or file; default: the newest run.")] = None,
     teacher: Annotated[str | None, typer.Option(help="Measure the teacher of this recipe instead.")] = None,
     steps: Annotated[int | None, typer.Option(help="Network calls (student) or sampler steps (teacher).")] = None,
@@ -22,17 +22,22 @@ def evaluate(
 ) -> None:
     """Measure, with the protocol and the baselines beside every number; JSON on stdout."""
     import json
+    from functools import partial
 
-    from dmd2cli.cli.subject import count, subject, writable
+    from dmd2cli.cli.subject import count, metrics_of, subject, writable
     from dmd2cli.engine.checkpoint import write_json
     from dmd2cli.engine.evaluate import evaluate as measure
     from dmd2cli.registry import load
 
-    make = load("metrics", metric)
+    if metric != "all":
+        load("metrics", metric)                    # a misspelt name is answered before anything is loaded
     writable(json_file)
     asked = subject(student, teacher, steps, guidance, device)
     behind = asked.teacher() if baselines and asked.teacher else None
-    found = {"subject": asked.name, **measure(make, asked.source, count(n, 5000), seed, behind)}
+    makers = [partial(load("metrics", use), **options) for use, options in metrics_of(metric, asked)]
+    number = count(n, 5000)
+    results = [{"subject": asked.name, **measure(make, asked.source, number, seed, behind)} for make in makers]
+    found = results if metric == "all" else results[0]
     if json_file is not None:
         write_json(json_file, found)
     print(json.dumps(found, indent=2))

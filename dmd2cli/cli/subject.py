@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from dmd2cli.errors import UserError
 from dmd2cli.source import Source
@@ -18,6 +19,8 @@ class Subject:
     name: str
     source: Source
     teacher: Callable[[], Source] | None = None
+    metrics: Sequence[Mapping[str, Any]] = ()
+    """What the recipe measures it with: {"use": name, option: value, ...}."""
 
 
 def subject(
@@ -44,7 +47,7 @@ def _student(ref: str | None, steps: int | None, guidance: float | None, device:
     if steps is not None and steps != trained:
         found = found.at_steps(steps)
         print(f"warning: trained for {trained} steps, drawn at {steps} with respaced times", file=sys.stderr)
-    return Subject(ref, found.source, found.teacher)
+    return Subject(ref, found.source, found.teacher, found.contract["metrics"])
 
 
 def _teacher(recipe: str, steps: int | None, guidance: float | None, device: str) -> Subject:
@@ -55,7 +58,18 @@ def _teacher(recipe: str, steps: int | None, guidance: float | None, device: str
     found = load(recipe, [f"sampler.steps={steps}"] if steps is not None else [])
     check(found)
     source = build.teacher_source(found, runtime.device(device))
-    return Subject(recipe, source if guidance is None else replace(source, guidance=guidance))
+    source = source if guidance is None else replace(source, guidance=guidance)
+    return Subject(recipe, source, metrics=[{"use": m.use, **m.options} for m in found.metrics])
+
+
+def metrics_of(metric: str, asked: Subject) -> list[tuple[str, dict[str, Any]]]:
+    """(name, options) of one metric, or for "all" of those in the subject's recipe. UserError if there are none."""
+    if metric != "all":
+        return [(metric, {})]
+    found = [(m["use"], {k: v for k, v in m.items() if k != "use"}) for m in asked.metrics]
+    if not found:
+        raise UserError(f"{asked.name}: its recipe names no metrics; name one, such as dmd2 eval fd-digits")
+    return found
 
 
 def pick_labels(given: str | None, conditions: list[int | str | None]) -> list[int | str | None]:

@@ -50,17 +50,24 @@ class DistillJob:
         guidance = matching.options.get("guidance", 1.0) if matching else 1.0
         weights = "ema" if d.generator.ema else "raw"
         trained = {"steps": step, "generator_updates": d.generator.updates, "weights": weights}
-        named = {key: {"use": use.use, **use.options} for key, use in self._named()}
-        found = contract(d.teacher, named, d.times, guidance, trained)
+        found = contract(d.teacher, self._named(), d.times, guidance, trained)
         save_student(folder / "student", d.generator.best, found)
 
-    def _named(self) -> tuple[tuple[str, Use], ...]:
-        return ("teacher", self.recipe.teacher), ("teacher_sampler", self.recipe.sampler)
+    def _named(self) -> dict[str, Any]:
+        """The plugins of the recipe that a student remembers."""
+        recipe = self.recipe
+        metrics = [as_dict(metric) for metric in recipe.metrics]
+        return {"teacher": as_dict(recipe.teacher), "teacher_sampler": as_dict(recipe.sampler), "metrics": metrics}
 
     def preview(self, path: Path) -> None:
         source, columns = self.source(), min(len(self.distillation.teacher.conditions) or 8, 10)
         drawn = source.images(source.conditions(4 * columns), seed=0)
         images.save_png(images.grid(drawn, columns), path)
+
+
+def as_dict(use: Use) -> dict[str, Any]:
+    """A plugin reference as plain values."""
+    return {"use": use.use, **use.options}
 
 
 def job(recipe: Recipe, device: torch.device) -> DistillJob:

@@ -52,7 +52,7 @@ def load(seed: int = 0) -> Classifier:
 def embed(classifier: Classifier, images: UInt8[Tensor, "b 3 8 8"]) -> tuple[Float[Tensor, "b 64"], Tensor]:
     """(features, predicted labels) of uint8 images, in batches."""
     feats, labels = [], []
-    for chunk in images[:, :1].split(1000):
+    for chunk in torch.split(images[:, :1], 1000):
         h = classifier.features(chunk.float() / 127.5 - 1)
         feats.append(h)
         labels.append(classifier.head(h).argmax(1))
