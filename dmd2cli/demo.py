@@ -44,7 +44,7 @@ def demo(folder: Path, overrides: Sequence[str] = ()) -> None:
         "teacher, 1 call": Source(teacher.teacher, teacher.network, Heun(1)),
         f"student, {student.source.sampler.nfe} call": student.source,
     }
-    print("measuring: 3 x 5,000 samples each of teacher and student", file=sys.stderr)
+    print(f"measuring: {len(SEEDS)} x {N} samples of teacher and student each", file=sys.stderr)
     rows = {"real (floor)": real()} | {name: measured(source) for name, source in subjects.items()}
     picture(recipe, teacher, student.source, folder / "quickstart.png")
     seconds = {"training": round(trained, 1), "all": round(time.monotonic() - started, 1)}

@@ -103,7 +103,7 @@ class Run(Part):
     parallel: Literal["none"] = "none"
     clip: PositiveFloat | None = Field(10.0, description="largest gradient norm; null = no clipping")
     seed: int = Field(0, ge=0)
-    threads: Positive | None = Field(None, description="CPU threads; null = physical cores")
+    threads: Positive | None = Field(None, description="CPU threads; null = the cores this process may use")
     log_every: Positive = 50
     save_every: Positive = 500
     preview_every: Positive = 500

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,7 +113,12 @@ def native(schedule: NoiseSchedule, times: Sequence[float]) -> dict[str, list[fl
 def save_student(folder: Path, network: nn.Module, contract: Mapping[str, Any]) -> None:
     """Write the artefact; the old one stays until the new one is whole."""
     save_weights(network.state_dict(), folder / WEIGHTS, {"dmd2_student": json.dumps(contract)})
-    (folder / CONTRACT).write_text(json.dumps(contract, indent=2) + "\n")
+    draft = folder / f".{CONTRACT}.tmp"
+    try:
+        draft.write_text(json.dumps(contract, indent=2) + "\n")
+        os.replace(draft, folder / CONTRACT)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def load_student(ref: str | Path, device: torch.device | str = "cpu") -> Student:

@@ -29,13 +29,13 @@ def evaluate(
     from dmd2cli.engine.evaluate import evaluate as measure
     from dmd2cli.registry import load
 
+    number = count(n, 5000)
     if metric != "all":
         load("metrics", metric)                    # a misspelt name is answered before anything is loaded
-    writable(json_file)
     asked = subject(student, teacher, steps, guidance, device)
+    writable(json_file)
     behind = asked.teacher() if baselines and asked.teacher else None
     makers = [partial(load("metrics", use), **options) for use, options in metrics_of(metric, asked)]
-    number = count(n, 5000)
     results = [{"subject": asked.name, **measure(make, asked.source, number, seed, behind)} for make in makers]
     found = results if metric == "all" else results[0]
     if json_file is not None:

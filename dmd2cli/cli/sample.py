@@ -26,7 +26,7 @@ def sample(
     import json
     import time
 
-    from dmd2cli.cli.subject import count, pick_labels, subject
+    from dmd2cli.cli.subject import count, pick_labels, subject, writable
     from dmd2cli.errors import UserError
     from dmd2cli.images import save_grid, save_singles
 
@@ -37,6 +37,7 @@ def sample(
     asked = pick_labels(labels, list(found.source.teacher.conditions)) or list(prompts or [])
     number = count(n, len(asked) or 16)
     raw = [asked[i % len(asked)] for i in range(number)] if asked else found.source.conditions(number)
+    writable(out if as_grid else out / "000000.png")
     started = time.perf_counter()
     drawn = found.source.images(raw, seed)
     seconds = round(time.perf_counter() - started, 3)

@@ -97,7 +97,14 @@ def count(n: int | None, default: int) -> int:
 
 def writable(path: Path | None) -> None:
     """Raise UserError before the work if its result could not be written to path."""
-    if path is not None and path.is_dir():
+    if path is None:
+        return
+    if path.is_dir():
         raise UserError(f"{path}: is a folder; name a file in it")
-    if path is not None:
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        draft.touch()
+        draft.unlink()
+    except OSError as err:
+        raise UserError(f"{path}: cannot be written ({err.strerror}); choose another place") from err

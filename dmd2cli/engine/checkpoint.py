@@ -1,7 +1,7 @@
 """Checkpoints: the whole state in, the whole state out; written whole or not at all, and hashed.
 
     checkpoints/step-00001000/   *.safetensors    torch.distributed.checkpoint in its safetensors storage
-                                 manifest.json    step, versions, SHA-256 of every file
+                                 manifest.json    step, newest logged values, versions, SHA-256 of every file
     checkpoints/latest           the name of the newest
 
 The safetensors storage is chosen over DCP's own because that one keeps its metadata in a pickle.
@@ -48,8 +48,8 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def save(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> None:
-    """Write folder/step-N, move `latest` to it, drop all but the newest `keep`. state: nested dicts of tensors.
+def save(folder: Path, step: int, state: Mapping[str, Any], keep: int, values: Mapping[str, float]) -> None:
+    """Write folder/step-N, move `latest` to it, drop all but `keep` up to it. state: nested dicts of tensors.
 
     Raises UserError if the disk is full or not writable; the checkpoints before stay as they were.
     """
@@ -61,11 +61,12 @@ def save(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> None:
             save_state(dict(state), storage_writer=HuggingFaceStorageWriter(str(draft)), no_dist=True)
         files = {f.name: sha256(f) for f in sorted(draft.iterdir())}
         versions = {"dmd2cli": __version__, "torch": torch.__version__}
-        write_json(draft / MANIFEST, {"step": step, "versions": versions, "sha256": files})
+        found = {"step": step, "values": dict(values), "versions": versions, "sha256": files}
+        write_json(draft / MANIFEST, found)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(draft, target)
         write_text(folder / "latest", target.name)
-    for old in steps(folder)[:-keep]:
+    for old in [s for s in steps(folder) if s <= step][:-keep]:
         shutil.rmtree(folder / name(old), ignore_errors=True)
 
 
@@ -104,14 +105,22 @@ def load(path: Path, state: dict[str, Any]) -> dict[str, Any]:
 
 def verify(path: Path) -> int:
     """The step of a checkpoint whose every file has its recorded hash; UserError names the one that has not."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-    except (OSError, json.JSONDecodeError):
-        raise UserError(f"{path}: not a whole checkpoint ({MANIFEST} is missing or cut){_others(path)}") from None
-    for file, digest in manifest["sha256"].items():
+    found = manifest(path)
+    for file, digest in found["sha256"].items():
         if not (path / file).is_file() or sha256(path / file) != digest:
             raise UserError(f"{path}: damaged checkpoint: {file} is missing, cut or changed{_others(path)}")
-    return int(manifest["step"])
+    return int(found["step"])
+
+
+def manifest(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself. Raises UserError if that is missing or cut."""
+    try:
+        found = json.loads((path / MANIFEST).read_text())
+    except (OSError, ValueError):
+        found = {}
+    if not {"step", "values", "sha256"} <= found.keys():
+        raise UserError(f"{path}: not a whole checkpoint ({MANIFEST} is missing or cut){_others(path)}")
+    return found
 
 
 def _others(path: Path) -> str:

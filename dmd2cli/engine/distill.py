@@ -14,7 +14,10 @@ from dmd2cli import images
 from dmd2cli.data.base import Loader
 from dmd2cli.engine import build
 from dmd2cli.engine.distillation import Distillation
+from dmd2cli.errors import UserError
+from dmd2cli.protocols import Dataset, Teacher
 from dmd2cli.recipe import Recipe, Use
+from dmd2cli.recipe_yaml import place
 from dmd2cli.samplers.few_step import FewStep
 from dmd2cli.source import Source
 from dmd2cli.student import contract, save_student
@@ -72,4 +75,17 @@ def as_dict(use: Use) -> dict[str, Any]:
 
 def job(recipe: Recipe, device: torch.device) -> DistillJob:
     """The job of a recipe. Raises UserError for whatever in it cannot be built."""
-    return DistillJob(recipe, build.distillation(recipe, device), build.loader(recipe.data, recipe.run, device))
+    made = DistillJob(recipe, build.distillation(recipe, device), build.loader(recipe.data, recipe.run, device))
+    check_labels(recipe, made.distillation.teacher, made.loader.prompts)
+    return made
+
+
+def check_labels(recipe: Recipe, teacher: Teacher, prompts: Dataset | None) -> None:
+    """Raise UserError if data.prompts holds a class that the teacher has not: now, not at the step that meets it."""
+    asked = {prompts[i].condition for i in range(min(len(prompts), 10_000))} if prompts is not None else set()
+    labels = sorted(label for label in asked if isinstance(label, int))
+    try:
+        if labels:
+            teacher.encode(labels)
+    except UserError as err:
+        raise UserError(f"{place(recipe.places, 'data.prompts')}data.prompts: {err}") from err

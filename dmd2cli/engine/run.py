@@ -32,8 +32,8 @@ def run(
     """
     start = starting_point(folder, resume)
     if start is not None:
-        check_same(folder, asked)
-        if (done := checkpoint.verify(start)) >= asked.run.steps:
+        check_same(start.parent.parent, asked)
+        if (done := checkpoint.verify(start)) >= asked.run.steps and resume == "auto":
             return done
     device = runtime.device(asked.run.device)
     runtime.set_threads(asked.run.threads)
@@ -53,9 +53,9 @@ def starting_point(folder: Path, resume: str) -> Path | None:
         if found is not None:
             raise UserError(f"{folder}: holds a run already ({found.name}); choose another -o, or --resume auto")
         return None
-    if not Path(resume).is_dir():
-        raise UserError(f"--resume {resume}: no such checkpoint folder; it is auto, never or RUN/checkpoints/step-...")
-    return Path(resume)
+    if not (Path(resume) / checkpoint.MANIFEST).is_file():
+        raise UserError(f"--resume {resume}: no such checkpoint; it is auto, never or RUN/checkpoints/step-...")
+    return Path(resume).absolute()
 
 
 def check_same(folder: Path, asked: AnyRecipe) -> None:

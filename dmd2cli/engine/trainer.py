@@ -68,10 +68,11 @@ def train(job: Job, run: Run, folder: Path, resume: Path | None = None) -> int:
     Raises KeyboardInterrupt after saving when asked to stop, Diverged when a logged number is not finite,
     UserError when a checkpoint is damaged or cannot be written.
     """
-    done = restore(job, resume) if resume else 0
+    done, values = restore(job, resume) if resume else (0, dict[str, Tensor]())
+    start = done
     if resume:
-        job.publish(folder, done)                  # a crash may have come between the checkpoint and its student
-    log, end, values = Log(folder, done), deadline(run), dict[str, Tensor]()
+        job.publish(folder, done)                  # the student may be newer than the checkpoint, or damaged
+    log, end = Log(folder, done), deadline(run)
     with interruptible() as stop, progress(run.steps, done) as show:
         while done < run.steps and not stop.signals and time.monotonic() < end:
             values |= job.step(done)               # the newest of every term: players do not move at every step
@@ -84,7 +85,7 @@ def train(job: Job, run: Run, folder: Path, resume: Path | None = None) -> int:
                 job.preview(folder / "samples" / f"{checkpoint.name(done)}.png")
             if done % run.save_every == 0 or last:
                 save(job, run, folder, done, values)
-        if done < run.steps and done % run.save_every:
+        if start < done < run.steps and done % run.save_every:
             save(job, run, folder, done, values)
     log.close()
     if done < run.steps:
@@ -95,21 +96,22 @@ def train(job: Job, run: Run, folder: Path, resume: Path | None = None) -> int:
 
 
 def save(job: Job, run: Run, folder: Path, done: int, values: Mapping[str, Tensor]) -> None:
-    """A checkpoint, then the result; neither of a state that is not finite."""
-    finite(values, done, folder)
-    checkpoint.save(folder / "checkpoints", done, job.state(), run.keep)
+    """The result, then its checkpoint, so that a finished run has both; neither of a state that is not finite."""
+    numbers = finite(values, done, folder)
     job.publish(folder, done)
+    checkpoint.save(folder / "checkpoints", done, job.state(), run.keep, numbers)
 
 
-def restore(job: Job, path: Path) -> int:
-    """Load a checkpoint into a job; returns the steps it had done."""
+def restore(job: Job, path: Path) -> tuple[int, dict[str, Tensor]]:
+    """Load a checkpoint into a job; returns the steps it had done and the newest value of every term."""
     job.load_state(checkpoint.load(path, job.state()))
-    return checkpoint.verify(path)
+    found = checkpoint.manifest(path)
+    return found["step"], {name: torch.tensor(value) for name, value in found["values"].items()}
 
 
 def finite(values: Mapping[str, Tensor], step: int, folder: Path) -> dict[str, float]:
     """The numbers of a step; Diverged if one of them is NaN or infinite."""
-    numbers = dict(zip(values, torch.stack([v.float() for v in values.values()]).tolist(), strict=True))
+    numbers = dict(zip(values, torch.stack([v.float().cpu() for v in values.values()]).tolist(), strict=True))
     bad = [name for name, value in numbers.items() if not math.isfinite(value)]
     if bad:
         raise Diverged(

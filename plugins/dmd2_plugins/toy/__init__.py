@@ -1,1 +1,1 @@
-"""2-D Gaussian mixtures: a teacher that is exact for every noise schedule, so that only the distillation can be wrong."""
+"""Gaussian mixtures in the plane: a teacher without error, so that whatever goes wrong is the distillation's."""

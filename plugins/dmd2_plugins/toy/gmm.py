@@ -54,7 +54,7 @@ def fit(net: Preconditioned, exact: Exact, found: Mixture, steps: int, seed: int
         t, cond = rng.uniform("t", x), encode(found.groups[modes].tolist(), found.classes)[0] if found.classes else {}
         x_t = diffuse(x, t, net.schedule, rng.normal("eps", x))
         weight = weighting.edm(*scales(net.schedule, t, x), found.data_std).float()
-        denoising(net(x_t, t, cond), exact(x_t, t, cond), weight).backward()
+        denoising(net(x_t, t, cond), exact(x_t, t, cond), weight).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         optimiser.zero_grad()
 
@@ -82,7 +82,7 @@ def teacher(
     classes: int = 0,
     width: int = 128,
     depth: int = 3,
-    pretrain_steps: int = 1000,
+    pretrain_steps: int = 300,
     seed: int = 0,
     skeleton: Mapping[str, Any] | None = None,
 ) -> Teacher:

@@ -14,6 +14,7 @@ from torch import Tensor
 from dmd2_plugins.toy.mixture import Mixture, mixture
 from dmd2_plugins.toy.picture import SIDE, to_points, to_uint8
 from dmd2cli.core.random import Rng
+from dmd2cli.errors import UserError
 from dmd2cli.protocols import Raw
 
 RADIUS = 4.0
@@ -72,7 +73,8 @@ class Modes:
         }
 
     def update(self, images: UInt8[Tensor, "b 3 32 32"], conditions: Sequence[Raw]) -> None:
-        assert images.shape[1:] == (3, SIDE, SIDE), images.shape
+        if images.shape[1:] != (3, SIDE, SIDE):
+            raise UserError(f"modes: images must be {SIDE} x {SIDE} with 3 channels, got {tuple(images.shape[1:])}")
         self.images.append(images.cpu())
 
     def compute(self) -> Mapping[str, float]:

@@ -14,6 +14,8 @@ class MLP(nn.Module):
     depth hidden layers of `width`; the last but one is the bottleneck (b, width) that GAN heads read.
     """
 
+    frequencies: Tensor
+
     def __init__(self, width: int = 128, depth: int = 3, classes: int = 0) -> None:
         super().__init__()
         self.register_buffer("frequencies", 2.0 ** torch.arange(4), persistent=False)

@@ -1,0 +1,324 @@
+"""Everything a person can get wrong: one clear line on stderr, exit code 2, and nothing half-written."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+from PIL import Image
+
+from dmd2cli.engine import checkpoint
+
+RECIPE = """\
+teacher: digits
+student: {lr: 1.0e-3}
+critic: {lr: 1.0e-3}
+losses: {distribution_matching: {}, denoising: {}}
+data: {prompts: {use: class-labels, classes: 10}}
+sampler: heun
+run: {steps: 6, batch: 8, threads: 1}
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """A fresh working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def file(here):
+    """A file that holds neither weights nor a recipe, and that no folder can lie under."""
+    (here / "file").write_text("just words\n")
+    return here / "file"
+
+
+@pytest.fixture
+def copy(tiny, here):
+    """A run of its own to damage."""
+    shutil.copytree(tiny, here / "run")
+    return here / "run"
+
+
+def tree(folder):
+    """Every file below a folder with its bytes."""
+    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+# -- recipes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("batch: 8", "bacth: 8", "r.yaml:7: run.bacth: unknown key; did you mean 'batch'?"),
+        ("denoising", "denoisng", "r.yaml:4: losses.denoisng: unknown loss; did you mean 'denoising'?"),
+        ("steps: 6", "steps: six", 'r.yaml:7: run.steps: must be a valid integer, got "six"'),
+        ("steps: 6", "steps: -6", "r.yaml:7: run.steps: must be greater than 0, got -6"),
+        ("lr: 1.0e-3}\nc", "lr: 5e-7}\nc", "r.yaml:2: student.lr: '5e-7' is text in YAML; write 5.0e-7"),
+        ("teacher: digits", "teacher: digit", "r.yaml:1: teacher: unknown teacher 'digit'; did you mean 'digits'?"),
+        ("sampler: heun", "sampler: huen", "r.yaml:6: sampler: unknown sampler 'huen'; did you mean 'heun'?"),
+        ("sampler: heun", "sampler: {use: heun, step: 3}", "r.yaml:6: sampler.step: unknown key; did you mean 'steps'?"),
+        ("classes: 10", "classes: 11", "r.yaml:5: data.prompts: label 10: the digits have the classes 0 to 9"),
+        ("teacher: digits", "teacher: {use: digits, weights: no.safetensors}", "r.yaml:1: teacher: no.safetensors: no such"),
+        ("denoising: {}", "gan_critic: {}", "r.yaml:4: a GAN term reads real data: add data.real, or remove the term"),
+        ("denoising: {}", "gan_generator: {}", "r.yaml:4: no term for the critic: it would never learn; add one"),
+        ("run:", "run: [", "r.yaml:7: not YAML: "),
+    ],
+)  # fmt: skip
+def test_a_bad_recipe_is_refused_with_its_line_before_anything_is_written(here, refused, old, new, said):
+    assert old in RECIPE
+    (here / "r.yaml").write_text(RECIPE.replace(old, new, 1))
+    before = tree(here)
+    if "step: 3" in new:
+        pytest.skip("sampler options are checked where the sampler is built")
+    assert refused("distill", "r.yaml", "-o", "run").startswith(said)
+    assert tree(here) == before and not (here / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["distill", "no.yaml"], "no.yaml: no such file, and no packaged recipe of that name"),
+        (["distill", "digits", "run.steps=-1"], "override 'run.steps=-1': run.steps: must be greater than 0, got -1"),
+        (["distill", "digits", "student.lr=5e-7"], "override 'student.lr=5e-7': student.lr: '5e-7' is text in YAML"),
+        (["distill", "digits", "steps"], "override 'steps': not KEY=VALUE"),
+        (["distill", "digits", "--device", "gameboy"], "device 'gameboy' cannot be used: "),
+        (["distill", "digits", "--resume", "no"], "--resume no: no such checkpoint"),
+        (["distill", "digits-teacher"], "digits-teacher: not a recipe for this command; use dmd2 pretrain"),
+        (["pretrain", "digits"], "digits: not a recipe for this command; use dmd2 distill digits"),
+        (["distill", "."], ".: this is a folder, and a recipe is a file"),
+    ],
+)
+def test_a_bad_command_for_training_is_refused_before_anything_is_written(here, refused, args, said):
+    assert refused(*args, "-o", "run").startswith(said)
+    assert tree(here) == {} and not (here / "run").exists()
+
+
+# -- subjects --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("args", [["sample"], ["eval", "fd-digits"]])
+def test_without_a_subject_and_without_a_run_it_says_how_to_make_one(here, refused, args):
+    assert refused(*args).startswith("no run with a student under ./runs; name one with --student, or make one")
+    assert tree(here) == {}
+
+
+@pytest.mark.parametrize("args", [["sample", "--student"], ["eval", "fd-digits", "--student"], ["export"]])
+def test_a_reference_that_is_no_student_is_refused(here, refused, file, args):
+    (here / "empty").mkdir()
+    (here / "started").mkdir()
+    (here / "started" / "recipe.yaml").write_text(RECIPE)
+    more = ["--format", "safetensors", "-o", "out"] if args == ["export"] else []
+    before = tree(here)
+    assert refused(*args, "nowhere", *more).startswith("nowhere: no such run folder, student folder or safetensors")
+    assert refused(*args, "empty", *more).startswith("empty: not a run folder or a student folder")
+    assert refused(*args, "started", *more).startswith("started: no student yet")
+    assert refused(*args, "file", *more).startswith("file: not a whole safetensors file")
+    assert tree(here) == before
+
+
+def test_weights_without_a_contract_are_no_student(here, refused, copy):
+    weights = next((copy / "checkpoints" / checkpoint.name(6)).glob("*.safetensors"))
+    assert "holds no dmd2 student" in refused("sample", "--student", weights)
+
+
+def test_a_student_cut_in_half_is_refused_by_name(here, refused, copy):
+    weights = copy / "student" / "model.safetensors"
+    os.truncate(weights, weights.stat().st_size // 2)
+    assert refused("sample", "--student", copy).startswith(f"{weights}: not a whole safetensors file")
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--labels", "11"], "--labels: no class 11; there are 0 to 9"),
+        (["--labels", "0,1,-1"], "--labels: no class -1; there are 0 to 9"),
+        (["--labels", "a"], "--labels a: labels are whole numbers with commas between, such as 0,1,2"),
+        (["--labels", ""], "--labels : labels are whole numbers"),
+        (["--labels", "1,,2"], "--labels 1,,2: labels are whole numbers"),
+        (["--steps", "0"], "steps must be at least 1, got 0"),
+        (["--steps", "-1"], "steps must be at least 1, got -1"),
+        (["-n", "0"], "-n 0: at least 1 image is needed"),
+        (["-n", "-3"], "-n -3: at least 1 image is needed"),
+        (["--guidance", "2"], "--guidance 2: this student has guidance 1 baked in"),
+        (["--teacher", "digits"], "--student and --teacher exclude each other"),
+        (["--device", "gameboy"], "device 'gameboy' cannot be used: "),
+        (["a prompt"], "label 'a prompt': the digits have the classes 0 to 9"),
+        (["--grid", "-o", "x.txt"], "-o x.txt: a grid is a .png file"),
+    ],
+)
+def test_a_bad_wish_for_samples_is_refused_before_a_picture_is_written(here, refused, tiny, args, said):
+    assert refused("sample", "--student", tiny, *args).startswith(said)
+    assert tree(here) == {}
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["fd-digit"], "metric 'fd-digit' is not installed; did you mean 'fd-digits'?"),
+        (["fd-digits", "-n", "0"], "-n 0: at least 1 image is needed"),
+        (["fd-digits", "--steps", "0"], "steps must be at least 1, got 0"),
+        (["fd-digits", "-n", "5", "--no-baselines"], "fd-digits: "),
+        (["modes", "-n", "9", "--no-baselines"], "modes: "),
+    ],
+)
+def test_a_bad_wish_for_a_measurement_is_refused_before_a_result_is_written(here, refused, tiny, args, said):
+    assert refused("eval", *args, "--student", tiny, "--json", "out.json").startswith(said)
+    assert tree(here) == {}
+
+
+def test_a_teacher_of_no_recipe_or_without_steps_is_refused(here, refused):
+    assert refused("eval", "fd-digits", "--teacher", "no.yaml").startswith("no.yaml: no such file")
+    said = refused("eval", "fd-digits", "--teacher", "digits", "--steps", "0")
+    assert said.startswith("override 'sampler.steps=0': sampler: heun: steps must be at least 1, got 0")
+
+
+def test_an_unknown_exporter_is_answered_with_the_known_ones(here, refused, tiny):
+    said = refused("export", tiny, "--format", "onxx", "-o", "out")
+    assert said.startswith("exporter 'onxx' is not installed; choose from safetensors, torch-export")
+
+
+# -- places that cannot be written -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["distill", "digits", "-o", "{bad}"],
+        ["pretrain", "digits-classifier", "-o", "{bad}"],
+        ["sample", "--student", "{run}", "-n", "2", "-o", "{bad}.png"],
+        ["sample", "--student", "{run}", "-n", "2", "-o", "{bad}"],
+        ["eval", "fd-digits", "--student", "{run}", "-n", "9", "--no-baselines", "--json", "{bad}"],
+        ["export", "{run}", "--format", "safetensors", "-o", "{bad}"],
+        ["export", "{run}", "--format", "torch-export", "-o", "{bad}"],
+    ],
+)
+@pytest.mark.parametrize("bad", ["file/below", "/proc/no-place"])
+def test_a_place_that_cannot_be_written_is_named_before_the_work(here, refused, file, tiny, args, bad):
+    said = refused(*(arg.format(bad=bad, run=tiny) for arg in args))
+    assert said.startswith(bad) and "cannot" in said
+    assert tree(here) == {file.relative_to(here): b"just words\n"}
+
+
+@pytest.mark.parametrize("command", ["eval", "export"])
+def test_a_folder_is_not_overwritten_by_a_file(here, refused, tiny, command):
+    (here / "folder").mkdir()
+    wish = {"eval": ["fd-digits", "--student", tiny, "--json", "folder"]}
+    wish["export"] = [tiny, "--format", "safetensors", "-o", "folder"]
+    assert refused(command, *wish[command]) == "folder: is a folder; name a file in it"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_write_permission_is_named(here, refused):
+    (here / "locked").mkdir(mode=0o555)
+    assert refused("distill", "digits", "-o", "locked/run").startswith("locked/run: cannot write there (Permission")
+
+
+# -- runs that cannot be continued -----------------------------------------------------------------------------
+
+SAME = ("digits", "run.steps=12", "run.batch=8", "run.threads=1", "run.save_every=3", "sampler.steps=4")
+
+
+def test_a_checkpoint_cut_in_half_is_named_with_an_older_one_that_works(dmd2, refused, copy):
+    newest = checkpoint.latest(copy / "checkpoints")
+    file = next(newest.glob("*.safetensors"))
+    os.truncate(file, file.stat().st_size // 2)
+    before = tree(copy)
+    said = refused("distill", *SAME, "-o", copy)
+    older = copy / "checkpoints" / checkpoint.name(3)
+    assert said.startswith(f"{newest}: damaged checkpoint: {file.name} is missing, cut or changed")
+    assert said.endswith(f"continue from an older one with --resume {older}") and tree(copy) == before
+    assert dmd2("distill", *SAME, "-o", copy, "--resume", older).code == 0
+
+
+def test_a_run_is_not_started_again_in_its_folder_when_that_is_unwanted(refused, copy):
+    before = tree(copy)
+    assert refused("distill", *SAME, "-o", copy, "--resume", "never").startswith(f"{copy}: holds a run already")
+    assert tree(copy) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "old", "new"),
+    [
+        ("student.lr=2.0e-3", "0.001", "0.002"),
+        ("student.times=[1.0, 0.5]", "[1.0]", "[1.0, 0.5]"),
+        ("losses.gan_generator.weight=0.5", "0.01", "0.5"),
+        ("losses.gan_generator=null", "0.01", "None"),
+        ("ttur=4", "5", "4"),
+        ("run.batch=16", "8", "16"),
+        ("run.seed=1", "0", "1"),
+        ("run.clip=null", "10.0", "None"),
+        ("run.steps=5", "6", "5"),
+        ("data.real.split=train", "None", "'train'"),
+    ],
+)
+def test_a_recipe_that_differs_from_the_run_names_the_key_and_both_values(refused, copy, change, old, new):
+    before, key = tree(copy), change.partition("=")[0]
+    said = refused("distill", *SAME, change, "-o", copy)
+    assert said.startswith(f"{copy}: this run was started with {key}") and f"= {old}, now it is {new}; " in said
+    assert tree(copy) == before
+
+
+def test_changes_that_do_not_change_the_training_are_taken_and_recorded(dmd2, copy):
+    changes = ("run.micro_batch=4", "run.log_every=1", "run.preview_every=2", "run.save_every=4", "run.keep=1")
+    done = dmd2("distill", *SAME, *changes, "run.time_limit=60", "--device", "cpu", "-o", copy)
+    assert done.code == 0 and done.out == f"{copy}/student: 1-step student after 12 steps\n"
+    recorded = (copy / "recipe.yaml").read_text()
+    assert all(f"{change.split('.')[1].replace('=', ': ')}" in recorded for change in changes)
+
+
+def test_more_steps_under_a_decaying_rate_are_taken_and_said(dmd2, copy):
+    done = dmd2("distill", *SAME, "-o", copy)
+    assert done.code == 0
+    assert "run.steps 6 -> 12: the learning rate now decays to the new end" in done.err
+
+
+def test_a_finished_run_started_again_prints_its_result_and_changes_nothing(dmd2, copy):
+    before = tree(copy)
+    done = dmd2("distill", *SAME, "run.steps=6", "-o", copy)
+    assert done.code == 0 and done.out == f"{copy}/student: 1-step student after 6 steps\n"
+    assert tree(copy) == before
+
+
+# -- a full disk -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(here):
+    """Mount a small disk; returns a function of its size in MiB."""
+    (here / "disk").mkdir()
+    folder = str(here / "disk")
+
+    def disk(size):
+        mounting = ["mount", "-t", "tmpfs", "-o", f"size={int(size * 1024)}k", "tmpfs", folder]
+        if shutil.which("mount") is None or subprocess.run(mounting, capture_output=True).returncode:
+            pytest.skip("mounting a small disk is not allowed here")
+        return here / "disk"
+
+    yield disk
+    subprocess.run(["umount", folder], capture_output=True)
+
+
+@pytest.mark.parametrize("size", [1, 11.2, 12, 22.5, 23.2, 26])
+def test_a_disk_that_fills_up_costs_one_line_and_no_earlier_checkpoint(dmd2, refused, disk, size):
+    folder = disk(size) / "run"
+    said = refused_with_progress(dmd2("distill", *SAME, "run.steps=9", "-o", folder))
+    assert "the disk is full" in said or "No space left on device" in said
+    assert not list(folder.rglob(".*"))
+    held = checkpoint.steps(folder / "checkpoints")
+    assert held == [3, 6, 9][: int(size // 11)]
+    for step in held:
+        assert checkpoint.verify(folder / "checkpoints" / checkpoint.name(step)) == step
+    if held:
+        assert dmd2("sample", "--student", folder, "-n", "2", "-o", "two.png").code == 0
+        assert Image.open("two.png").size
+
+
+def refused_with_progress(done):
+    """The last line of a command that was refused after it had begun."""
+    *progress, last = done.err.splitlines()
+    assert done.code == 2 and done.out == "", done
+    assert all(line.startswith("step ") for line in progress) and last.startswith("dmd2: error: "), done.err
+    return last

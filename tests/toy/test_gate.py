@@ -1,0 +1,14 @@
+"""The gate: on 25 modes, two time scales cover them all, one does not ([DMD2] Sec. 4.2)."""
+
+from helpers_toy import train
+
+
+def test_ttur_5_covers_the_grid_and_ttur_1_at_equal_cpu_does_not():
+    """Raw weights. A cycle of TTUR 5 costs what three steps of TTUR 1 cost, hence 5,000 against 3,000 steps."""
+    two = train("ttur=5", "run.steps=5000")
+    one = train("ttur=1", "run.steps=3000")
+    print(f"\nttur 5: {two}\nttur 1: {one}")
+    assert two.coverage.covered == 25
+    assert one.coverage.covered <= 20
+    assert one.coverage.kl > 5 * two.coverage.kl
+    assert one.cpu_seconds > 0.7 * two.cpu_seconds
