@@ -19,6 +19,7 @@ from dmd2cli.recipe_errors import explain
 from dmd2cli.recipe_files import resolve
 from dmd2cli.recipe_parts import (
     AnyRecipe,
+    Averaged,
     Critic,
     Data,
     Optimiser,
@@ -32,7 +33,7 @@ from dmd2cli.recipe_parts import (
 from dmd2cli.recipe_yaml import Located, dotted, write
 
 __all__ = [
-    "AnyRecipe", "Critic", "Data", "Optimiser", "PretrainRecipe", "Recipe", "Run", "Student", "Term", "Use",
+    "AnyRecipe", "Averaged", "Critic", "Data", "Optimiser", "PretrainRecipe", "Recipe", "Run", "Student", "Term", "Use",
     "differences", "dump", "load", "load_any", "schema",
 ]  # fmt: skip
 

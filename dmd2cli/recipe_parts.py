@@ -57,7 +57,7 @@ class Term(Part, extra="allow"):
 
 
 class Optimiser(Part):
-    """AdamW with linear warm-up and decay, and an optional moving average of the weights."""
+    """AdamW with linear warm-up and decay."""
 
     lr: PositiveFloat
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
@@ -65,11 +65,16 @@ class Optimiser(Part):
     warmup_steps: int = Field(0, ge=0)
     decay_from: Fraction = Field(1.0, description="share of run.steps before lr falls linearly; 1 = never")
     decay_to: Fraction = Field(0.0, description="share of lr reached at the last step, if it falls")
+
+
+class Averaged(Optimiser):
+    """The optimiser of a network that is sampled from, and so may keep a moving average of its weights."""
+
     ema_halflife_images: PositiveFloat | None = Field(None, description="of the weights; null = none")
     ema_ramp: PositiveFloat | None = Field(0.05, description="largest half-life as a share of images seen")
 
 
-class Student(Optimiser):
+class Student(Averaged):
     """The few-step generator. times: where it is called, falling in (0, 1], 1 = noise."""
 
     times: tuple[float, ...] = (1.0,)
@@ -144,7 +149,7 @@ class PretrainRecipe(Part):
     """The training of a network from scratch: a teacher, or the features of a metric."""
 
     task: Use
-    optimiser: Optimiser
+    optimiser: Averaged
     data: Data = Data()
     run: Run
 

@@ -55,6 +55,8 @@ class Student:
 
         Raises UserError for a label or prompt that the teacher does not know.
         """
+        if labels and prompts:
+            raise UserError("labels and prompts exclude each other: a student reads one or the other")
         given: list[Raw] = [*(labels or ()), *(prompts or ())]
         count = n if n is not None else len(given) or 1
         raw = [given[i % len(given)] for i in range(count)] if given else self.source.conditions(count)
@@ -71,7 +73,8 @@ class Student:
         """The teacher it was distilled from, with its own sampler. Raises UserError if its weights are not there."""
         use, sampler = dict(self.contract["teacher"]), dict(self.contract["teacher_sampler"])
         teacher: Teacher = registry.load("teachers", use.pop("use"))(**use)
-        return Source(teacher, teacher.denoiser, registry.load("samplers", sampler.pop("use"))(**sampler))
+        device = next(self.source.network.parameters()).device
+        return Source(teacher, teacher.denoiser.to(device), registry.load("samplers", sampler.pop("use"))(**sampler))
 
     def to(self, device: torch.device | str) -> Student:
         """Move its network, in place."""

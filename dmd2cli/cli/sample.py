@@ -34,6 +34,8 @@ def sample(
     if as_grid and out.suffix != ".png":
         raise UserError(f"-o {out}: a grid is a .png file; for single files name a folder and leave out --grid")
     found = subject(student, teacher, steps, guidance, device)
+    if labels and prompts:
+        raise UserError("--labels and prompts exclude each other: a student reads one or the other")
     asked = pick_labels(labels, list(found.source.teacher.conditions)) or list(prompts or [])
     number = count(n, len(asked) or 16)
     raw = [asked[i % len(asked)] for i in range(number)] if asked else found.source.conditions(number)

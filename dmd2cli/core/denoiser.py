@@ -77,15 +77,15 @@ class Preconditioned(nn.Module):
         c_skip, c_out, _ = (c[:n] for c in coefficients)
         with self._precision(x_t):
             raw = self.backbone.decode(tuple(s[:n] for s in state))  # type: ignore[operator]
-        return c_skip * x_t[:n] + c_out * raw.float(), state[0].float()
+        return (c_skip * x_t[:n] + c_out * raw).float(), state[0].float()
 
     def _encode(self, x_t: Tensor, t: Tensor, cond: Cond, coefficients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         with self._precision(x_t):
-            return self.backbone.encode(coefficients[2] * x_t, self.c_noise(t).float(), cond)  # type: ignore[operator]
+            x = (coefficients[2] * x_t).float()
+            return self.backbone.encode(x, self.c_noise(t).float(), cond)  # type: ignore[operator]
 
     def _coefficients(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, ...]:
-        alpha, sigma = scales(self.schedule, t, x_t)
-        return tuple(c.float() for c in self.parametrization(alpha, sigma))
+        return self.parametrization(*scales(self.schedule, t, x_t))
 
     def _precision(self, x: Tensor) -> AbstractContextManager[None]:
         return torch.autocast(x.device.type, self.autocast) if self.autocast else nullcontext()

@@ -41,6 +41,7 @@ def distillation(recipe: Recipe, device: torch.device) -> Distillation:
     source, run = teacher(recipe, device), recipe.run
     terms = {name: (term.weight, _term(recipe, name)) for name, term in recipe.losses.items()}
     needs_data(recipe, (loss for _, loss in terms.values()))
+    build("samplers", recipe.sampler, "sampler")           # not needed to train, but better refused now than after
     generator, fake = (_trainable(source, device, run) for _ in range(2))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(Rng(run.seed, 0).generator("head", torch.device("cpu")).initial_seed())

@@ -118,7 +118,7 @@ def manifest(path: Path) -> dict[str, Any]:
         found = json.loads((path / MANIFEST).read_text())
     except (OSError, ValueError):
         found = {}
-    if not {"step", "values", "sha256"} <= found.keys():
+    if not isinstance(found, dict) or not {"step", "values", "sha256"} <= found.keys():
         raise UserError(f"{path}: not a whole checkpoint ({MANIFEST} is missing or cut){_others(path)}")
     return found
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict as dcp
 from torch.utils._pytree import tree_map
 
-from dmd2cli.recipe import Optimiser
+from dmd2cli.recipe import Averaged, Optimiser
 
 
 class Sized(Protocol):
@@ -41,7 +41,8 @@ class Player:
         self.optimiser = torch.optim.AdamW(
             self.parameters, config.lr, config.betas, weight_decay=config.weight_decay, fused=True
         )
-        self.ema = deepcopy(module).requires_grad_(False) if config.ema_halflife_images else None
+        averaged = isinstance(config, Averaged) and config.ema_halflife_images is not None
+        self.ema = deepcopy(module).requires_grad_(False) if averaged else None
 
     @property
     def best(self) -> nn.Module:
@@ -85,7 +86,7 @@ class Player:
     @torch.no_grad()
     def _average(self, images: int) -> None:
         """EMA with its half-life in images, at most ema_ramp of the images seen (Karras et al. 2022, App. F.2)."""
-        if self.ema is None or self.config.ema_halflife_images is None:
+        if self.ema is None or not isinstance(self.config, Averaged) or self.config.ema_halflife_images is None:
             return
         halflife = self.config.ema_halflife_images
         if self.config.ema_ramp is not None:

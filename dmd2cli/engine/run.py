@@ -30,9 +30,9 @@ def run(
 
     resume: auto, never, or the path of a checkpoint. Raises UserError as check_same and checkpoint.load do.
     """
-    start = starting_point(folder, resume)
+    start, note = starting_point(folder, resume), ""
     if start is not None:
-        check_same(start.parent.parent, asked)
+        note = check_same(start.parent.parent, asked)
         if (done := checkpoint.verify(start)) >= asked.run.steps and resume == "auto":
             return done
     device = runtime.device(asked.run.device)
@@ -41,6 +41,7 @@ def run(
     trainer.check_folder(folder)
     checkpoint.write_text(folder / "recipe.yaml", dump(asked))
     checkpoint.write_json(folder / "run.json", facts(asked, command, device))
+    print(note, end="", file=sys.stderr)
     return trainer.train(made, asked.run, folder, start)
 
 
@@ -58,19 +59,23 @@ def starting_point(folder: Path, resume: str) -> Path | None:
     return Path(resume).absolute()
 
 
-def check_same(folder: Path, asked: AnyRecipe) -> None:
-    """Raise UserError naming the first difference between the recipe of a run and the one to continue it with."""
-    held = load(folder / "recipe.yaml", model=type(asked))
+def check_same(folder: Path, asked: AnyRecipe) -> str:
+    """Raise UserError naming the first difference between the recipe of a run and the one to continue it with.
+
+    Returns the line to tell, if any, of a difference that is allowed.
+    """
+    held, note = load(folder / "recipe.yaml", model=type(asked)), ""
     for key, old, new in differences(held, asked):
         if key == "run.steps" and new > old:
             if any(player.decay_from < 1 for player in players(asked)):
-                print(f"run.steps {old} -> {new}: the learning rate now decays to the new end", file=sys.stderr)
+                note = f"run.steps {old} -> {new}: the learning rate now decays to the new end\n"
             continue
         if key not in {f"run.{name}" for name in FREE}:
             raise UserError(
                 f"{folder}: this run was started with {key} = {old!r}, now it is {new!r}; "
                 "take the old value to continue, or another -o to start anew"
             )
+    return note
 
 
 def facts(asked: AnyRecipe, command: str, device: torch.device) -> dict[str, Any]:

@@ -115,8 +115,8 @@ def finite(values: Mapping[str, Tensor], step: int, folder: Path) -> dict[str, f
     bad = [name for name, value in numbers.items() if not math.isfinite(value)]
     if bad:
         raise Diverged(
-            f"{folder}: step {step}: {', '.join(bad)} is not finite; the last checkpoint is intact: "
-            "lower the learning rates or the GAN weight and continue from it in a new run"
+            f"{folder}: step {step}: {', '.join(bad)} is not finite; the checkpoints before are intact: "
+            "start a new run (-o) with lower learning rates or a lower GAN weight"
         )
     return numbers
 

@@ -40,7 +40,7 @@ def test_clock_starts_at_one_and_falls(schedule):
 @every_schedule
 def test_pure_noise_has_the_prior_std(schedule):
     """But for Discrete and its rest of signal, sigma(1) is the standard deviation that samplers start from."""
-    alpha, sigma = schedule(torch.ones(1))
+    _, sigma = schedule(torch.ones(1))
     assert math.isclose(sigma.item(), schedule.prior_std, rel_tol=3e-3)
 
 

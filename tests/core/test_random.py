@@ -53,7 +53,8 @@ def test_control_flow_reaches_every_index():
 
 
 def test_normals_are_unit_and_uniforms_fill_their_interval():
-    normal, uniform = (Rng(0, 0).normal("n", torch.empty(20_000, 1)), Rng(0, 0).uniform("u", torch.empty(20_000, 1), 2, 4))
+    like = torch.empty(20_000, 1)
+    normal, uniform = Rng(0, 0).normal("n", like), Rng(0, 0).uniform("u", like, 2, 4)
     assert abs(normal.mean()) < 0.03 and abs(normal.std() - 1) < 0.03
     assert 2 <= uniform.min() < 2.01 and 3.99 < uniform.max() < 4 and abs(uniform.mean() - 3) < 0.03
 

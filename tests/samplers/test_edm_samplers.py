@@ -65,8 +65,8 @@ def test_edm_sde_is_algorithm_2_with_the_same_noises(churn, noise, low, high):
 
 
 def test_edm_sde_without_churn_is_heun():
-    denoise = bind(Exact(mixture(), Karras()), {})
-    assert torch.allclose(EdmSde(18, churn=0.0)(denoise, Karras(), unit(), RNG), Heun(18)(denoise, Karras(), unit(), RNG))
+    inputs = bind(Exact(mixture(), Karras()), {}), Karras(), unit(), RNG
+    assert torch.allclose(EdmSde(18, churn=0.0)(*inputs), Heun(18)(*inputs))
 
 
 FINE = {"edm": Karras(1e-4, 10.0), "flow": RectifiedFlow(), "flow-shift3": RectifiedFlow(3.0)}

@@ -43,11 +43,12 @@ class FdDigits:
 
     @property
     def protocol(self) -> Mapping[str, Any]:
+        real = len(self.real_images)
         return {
             "features": f"64-d classifier of seed {self.seed}",
-            "reference": "all 1797 digits of scikit-learn",
+            "reference": f"all {real} digits of scikit-learn",
             "direction": "lower is better",
-            "precision_recall": f"k = {NEIGHBOURS}, {len(self.real_images)} against {len(self.real_images)}",
+            "precision_recall": f"k = {NEIGHBOURS}, the first {real} samples against {real}",
         }
 
     def update(self, images: UInt8[Tensor, "b 3 8 8"], conditions: Sequence[Raw]) -> None:

@@ -1,0 +1,201 @@
+"""Checkpoints: what goes in comes out, damage is named, and a failed save leaves the one before as it was."""
+
+import errno
+import json
+import os
+import resource
+
+import pytest
+import torch
+
+from dmd2cli.engine import checkpoint
+from dmd2cli.errors import UserError
+
+
+def state(step):
+    """A state like a player's: nested, of several types, one of them without dimensions."""
+    source = torch.Generator().manual_seed(step)
+    model = {"w": torch.randn(64, 32, generator=source), "conv.b": torch.randn(4, generator=source)}
+    optim = {"w": {"step": torch.tensor(float(step)), "exp_avg": torch.randn(64, 32, generator=source)}}
+    return {"players": {"generator": {"model": model, "optim": optim, "updates": torch.tensor(step)}}}
+
+
+def flat(nested, prefix=""):
+    """{dotted name: tensor} of a nested state."""
+    if not isinstance(nested, dict):
+        return {prefix: nested}
+    return {k: v for name, part in nested.items() for k, v in flat(part, f"{prefix}.{name}").items()}
+
+
+def save(folder, step, keep=3):
+    checkpoint.save(folder, step, state(step), keep, {"critic/loss": step + 0.1})
+
+
+def holds(path, step):
+    """Whether a checkpoint is whole and has the state of a step."""
+    found = flat(checkpoint.load(path, state(0)))
+    return checkpoint.verify(path) == step and all(found[k].equal(v) for k, v in flat(state(step)).items())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Checkpoints of the steps 10 and 20."""
+    for step in (10, 20):
+        save(tmp_path / "checkpoints", step)
+    return tmp_path / "checkpoints"
+
+
+def refusal(call, *args):
+    with pytest.raises(UserError) as caught:
+        call(*args)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# -- round trip ------------------------------------------------------------------------------------------------
+
+
+def test_every_tensor_and_its_type_come_back(folder):
+    found, given = flat(checkpoint.load(folder / checkpoint.name(20), state(0))), flat(state(20))
+    assert found.keys() == given.keys()
+    assert all(found[k].dtype == v.dtype and found[k].equal(v) for k, v in given.items())
+
+
+def test_the_manifest_has_the_step_the_newest_values_and_the_hash_of_every_file(folder):
+    path = folder / checkpoint.name(20)
+    found = checkpoint.manifest(path)
+    assert found["step"] == 20 and found["values"] == {"critic/loss": 20.1}
+    assert found["sha256"].keys() | {"manifest.json"} == {file.name for file in path.iterdir()}
+    assert found["versions"]["torch"] == torch.__version__
+
+
+def test_nothing_in_a_checkpoint_is_a_pickle(folder):
+    assert {file.suffix for file in (folder / checkpoint.name(20)).iterdir()} == {".safetensors", ".json"}
+
+
+def test_latest_is_the_highest_step_whatever_the_order_of_writing(folder):
+    save(folder, 15)
+    assert checkpoint.latest(folder) == folder / checkpoint.name(20)
+    assert checkpoint.latest(folder / "nowhere") is None
+
+
+def test_a_step_saved_again_replaces_itself(folder):
+    checkpoint.save(folder, 20, state(21), 3, {})
+    assert holds(folder / checkpoint.name(20), 20) is False
+    assert checkpoint.load(folder / checkpoint.name(20), state(0))["players"]["generator"]["updates"] == 21
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    for step in range(1, 7):
+        save(tmp_path, step, keep=2)
+    assert checkpoint.steps(tmp_path) == [5, 6]
+    assert (tmp_path / "latest").read_text() == checkpoint.name(6)
+
+
+def test_continuing_from_an_older_one_does_not_drop_what_it_saves(folder):
+    save(folder, 15, keep=1)
+    assert checkpoint.steps(folder) == [15, 20]
+
+
+# -- damage ----------------------------------------------------------------------------------------------------
+
+
+def cut(file):
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def flip(file):
+    """Change one byte in the middle."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    file.write_bytes(data)
+
+
+def empty(file):
+    os.truncate(file, 0)
+
+
+@pytest.mark.parametrize("damage", [cut, flip, empty, os.unlink])
+@pytest.mark.parametrize("which", ["*.safetensors", "*.index.json", "manifest.json"])
+def test_a_damaged_file_is_named_with_an_older_checkpoint(folder, damage, which):
+    path = folder / checkpoint.name(20)
+    file = next(path.glob(which))
+    damage(file)
+    said = refusal(checkpoint.load, path, state(0))
+    assert said.startswith(f"{path}: ") and file.name in said
+    assert said.endswith(f"continue from an older one with --resume {folder / checkpoint.name(10)}")
+    assert holds(folder / checkpoint.name(10), 10)
+
+
+def test_without_an_older_checkpoint_none_is_promised(tmp_path):
+    save(tmp_path, 10)
+    cut(next((tmp_path / checkpoint.name(10)).glob("*.safetensors")))
+    assert "--resume" not in refusal(checkpoint.verify, tmp_path / checkpoint.name(10))
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
+    assert refusal(checkpoint.verify, tmp_path).startswith(f"{tmp_path}: not a whole checkpoint")
+
+
+@pytest.mark.parametrize("text", ["[]", '"words"', "{}", '{"step": 20}'])
+def test_a_manifest_that_says_something_else_is_refused(folder, text):
+    (folder / checkpoint.name(20) / "manifest.json").write_text(text)
+    assert "not a whole checkpoint" in refusal(checkpoint.verify, folder / checkpoint.name(20))
+
+
+# -- saves that fail -------------------------------------------------------------------------------------------
+
+
+def full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("where", ["save_state", "sha256", "write_json", "write_text"])
+def test_a_disk_that_fills_up_while_saving_leaves_the_checkpoints_before(folder, monkeypatch, where):
+    monkeypatch.setattr(checkpoint, where, full)
+    said = refusal(save, folder, 30)
+    assert said == f"{folder}: saving step 30 failed: the disk is full; earlier checkpoints are intact"
+    monkeypatch.undo()
+    assert not list(folder.glob(".*"))
+    assert holds(folder / checkpoint.name(20), 20) and holds(folder / checkpoint.name(10), 10)
+
+
+def test_a_system_that_refuses_to_write_the_tensors_leaves_the_checkpoints_before(folder):
+    with largest_file(4096):
+        said = refusal(save, folder, 30)
+    assert said.startswith(f"{folder}: saving step 30 failed: File too large")
+    assert checkpoint.steps(folder) == [10, 20] and not list(folder.glob(".*"))
+    assert holds(folder / checkpoint.name(20), 20)
+    save(folder, 30)
+    assert holds(folder / checkpoint.name(30), 30)
+
+
+class largest_file:                                                       # noqa: N801 - reads as a phrase
+    """Within: the system refuses to let a file grow beyond some bytes."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __enter__(self):
+        self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.before[1]))
+
+    def __exit__(self, *_):
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
+
+
+def test_an_error_that_is_not_the_system_s_is_not_called_one(folder, monkeypatch):
+    monkeypatch.setattr(checkpoint, "save_state", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save(folder, 30)
+
+
+# -- small files -----------------------------------------------------------------------------------------------
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    checkpoint.write_json(tmp_path / "a.json", {"a": 1})
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError):
+        checkpoint.write_json(tmp_path / "a.json", {"a": 2})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1} and len(list(tmp_path.iterdir())) == 1

@@ -1,0 +1,137 @@
+"""The loop around a job: when it logs, draws and saves, how it stops, and what a diverged run leaves."""
+
+import math
+import os
+import signal
+
+import pytest
+from jobs import Walk, settings
+from test_log import lines
+
+from dmd2cli.engine import checkpoint, trainer
+from dmd2cli.errors import Diverged, UserError
+
+
+def steps(folder):
+    return checkpoint.steps(folder / "checkpoints")
+
+
+def newest(folder):
+    return checkpoint.latest(folder / "checkpoints")
+
+
+# -- the course of a run ---------------------------------------------------------------------------------------
+
+
+def test_a_run_trains_every_step_once_and_ends_at_its_last(tmp_path):
+    job = Walk()
+    assert trainer.train(job, settings(9), tmp_path) == 9
+    assert job.when("step") == list(range(1, 10))
+
+
+def test_it_logs_draws_and_saves_at_its_intervals_and_at_the_end(tmp_path):
+    job = Walk()
+    trainer.train(job, settings(9), tmp_path)
+    assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6, 8, 9]
+    assert job.when("preview") == [5, 9] and job.when("publish") == steps(tmp_path) == [4, 8, 9]
+
+
+def test_a_line_has_the_newest_value_of_every_term_of_either_player(tmp_path):
+    trainer.train(Walk(), settings(9), tmp_path)
+    assert [line["seldom"] for line in lines(tmp_path)] == [0, 0, 5, 5, 5]
+
+
+def test_progress_is_plain_lines_on_stderr_where_there_is_no_terminal(tmp_path, capsys):
+    trainer.train(Walk(), settings(4), tmp_path)
+    out, err = capsys.readouterr()
+    assert out == "" and err.splitlines()[-1].startswith("step 4/4  often ") and "\x1b" not in err
+
+
+# -- stopping and continuing -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", [1, 4, 7, 8])
+def test_a_signal_ends_the_step_saves_it_and_interrupts(tmp_path, number, step):
+    def act(done):
+        if done == step:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(Walk(act=act), settings(9), tmp_path)
+    assert steps(tmp_path)[-1] == step and signal.getsignal(number) is before
+
+
+def test_a_run_continued_from_any_stop_logs_and_ends_like_one_without(tmp_path):
+    for name in ("whole", "cut"):
+        trainer.check_folder(tmp_path / name)
+    trainer.train(Walk(), settings(20), tmp_path / "whole")
+    for step in (3, 6, 13):
+
+        def act(done, last=step):
+            if done == last:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train(Walk(act=act), settings(20), tmp_path / "cut", newest(tmp_path / "cut"))
+    trainer.train(Walk(), settings(20), tmp_path / "cut", newest(tmp_path / "cut"))
+    for name in ("metrics.jsonl", "result.json"):
+        assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def test_a_continued_run_publishes_what_it_continues_from_before_anything_else(tmp_path):
+    trainer.train(Walk(), settings(4), tmp_path)
+    job = Walk()
+    trainer.train(job, settings(8), tmp_path, newest(tmp_path))
+    assert job.asked[:2] == [("publish", 4), ("step", 5)]
+
+
+def test_a_time_limit_saves_says_so_and_ends_in_order(tmp_path, monkeypatch, capsys):
+    clock = iter(range(100))
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: next(clock))
+    assert trainer.train(Walk(), settings(90, time_limit=0.1), tmp_path) == 5
+    assert steps(tmp_path) == [4, 5] and "saved at step 5 of 90; the same command continues" in capsys.readouterr().err
+
+
+def test_a_time_limit_too_short_for_a_step_keeps_the_checkpoint_it_came_from(tmp_path):
+    trainer.train(Walk(), settings(4), tmp_path)
+    job = Walk()
+    assert trainer.train(job, settings(9, time_limit=1e-9), tmp_path, newest(tmp_path)) == 4
+    assert job.when("step") == [] and steps(tmp_path) == [4]
+
+
+# -- diverged --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("step", [6, 8, 9])
+def test_a_number_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path, value, step):
+    job = Walk(bad={done: value for done in range(step, 10)})
+    with pytest.raises(Diverged) as caught:
+        trainer.train(job, settings(9), tmp_path)
+    assert "often is not finite" in str(caught.value) and "\n" not in str(caught.value)
+    kept = [4] if step <= 8 else [4, 8]
+    assert steps(tmp_path) == job.when("publish") == kept and checkpoint.verify(newest(tmp_path)) == kept[-1]
+    assert all(math.isfinite(line["often"]) for line in lines(tmp_path))
+
+
+def test_a_stop_does_not_save_a_state_that_is_not_finite(tmp_path):
+    with pytest.raises(Diverged):
+        trainer.train(Walk(bad={5: math.nan}, act=lambda done: done == 5 and os.kill(os.getpid(), signal.SIGINT)),
+                      settings(9, log_every=9), tmp_path)  # fmt: skip
+    assert steps(tmp_path) == [4]
+
+
+# -- the folder ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_folder_is_made_with_its_parents_and_left_empty(tmp_path):
+    trainer.check_folder(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_a_run_folder_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write there .Not a directory.; choose another folder with -o"):
+        trainer.check_folder(tmp_path / "file" / "run")
