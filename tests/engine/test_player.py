@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dmd2cli.engine.player import Player, learning_rate
-from dmd2cli.recipe import Optimiser
+from dmd2cli.recipe import Averaged, Optimiser
 
 RATE = Optimiser(lr=0.01)
 
@@ -155,7 +155,7 @@ def test_the_rate_of_a_step_is_what_its_optimiser_uses():
 
 @pytest.mark.parametrize(("halflife", "ramp"), [(40.0, None), (40.0, 0.5), (1e6, 0.1), (3.0, None)])
 def test_the_moving_average_has_its_half_life_in_images_and_ramps_up(halflife, ramp):
-    who = player(Optimiser(lr=0.05, ema_halflife_images=halflife, ema_ramp=ramp))
+    who = player(Averaged(lr=0.05, ema_halflife_images=halflife, ema_ramp=ramp))
     expected, seen = weights(who.module).clone(), 0
     for step in range(12):
         who.update(loss_of(who), cut(rows(8, step), 3, 5), step)
@@ -168,7 +168,7 @@ def test_the_moving_average_has_its_half_life_in_images_and_ramps_up(halflife, r
 
 
 def test_after_one_half_life_half_of_a_jump_is_left():
-    who = player(Optimiser(lr=1e-12, weight_decay=0.0, ema_halflife_images=64.0, ema_ramp=None))
+    who = player(Averaged(lr=1e-12, weight_decay=0.0, ema_halflife_images=64.0, ema_ramp=None))
     with torch.no_grad():
         who.module.weight.add_(1.0)
     before = who.ema.weight.clone()
@@ -190,7 +190,7 @@ def test_a_player_continued_from_its_state_moves_bit_for_bit_as_before(layout):
     def made():
         torch.manual_seed(0)
         net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Conv2d(4, 4, 3)).to(memory_format=layout)
-        return Player(net, Optimiser(lr=0.01, ema_halflife_images=20.0), 100, 1.0)
+        return Player(net, Averaged(lr=0.01, ema_halflife_images=20.0), 100, 1.0)
 
     def train(who, steps):
         for step in steps:
