@@ -20,8 +20,8 @@ class Walk:
         self.place = self.place + torch.randn(3, generator=torch.Generator().manual_seed(step))
         self.act(step + 1)
         self.asked.append(("step", step + 1))
-        often, seldom = self.bad.get(step + 1, self.place.sum()), {"seldom": torch.tensor(step)} if step % 5 == 0 else {}
-        return {"often": torch.as_tensor(often, dtype=torch.float32), **seldom}
+        seldom = {"seldom": torch.tensor(step)} if step % 5 == 0 else {}
+        return {"often": torch.as_tensor(self.bad.get(step + 1, self.place.sum())).float(), **seldom}
 
     def state(self):
         return {"walk": {"place": self.place}}

@@ -170,7 +170,7 @@ def test_a_system_that_refuses_to_write_the_tensors_leaves_the_checkpoints_befor
     assert holds(folder / checkpoint.name(30), 30)
 
 
-class largest_file:                                                       # noqa: N801 - reads as a phrase
+class largest_file:
     """Within: the system refuses to let a file grow beyond some bytes."""
 
     def __init__(self, size):

@@ -220,3 +220,15 @@ def test_a_denoising_weight_is_no_distribution_matching_weight():
         DistributionMatching(weighting="snr")
     with pytest.raises(UserError, match="two kinds"):
         Denoising("released")
+
+
+@every_schedule
+@pytest.mark.parametrize("term", [Denoising(), GanGenerator(), GanCritic(), JointCritic()], ids=repr)
+def test_critic_and_head_see_samples_at_the_noise_level_they_are_told(schedule, term):
+    s, nets = sample(grad=False), networks(schedule)
+    term(s, nets, Rng(0, 0))
+    (call,) = nets.fake.calls
+    clean = torch.cat([s.x, s.real])[: len(call.t)]
+    alpha, sigma = (c.view(-1, 1, 1, 1) for c in schedule(call.t))
+    eps = (call.x_t - alpha * clean) / sigma
+    assert abs(eps.mean()) < 0.3 and abs(eps.std() - 1) < 0.2

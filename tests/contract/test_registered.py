@@ -1,0 +1,142 @@
+"""Every registered name of every kind keeps its protocol; a new name fails here until it has a case."""
+
+import pytest
+import torch
+from dmd2_plugins.digits.data import images, to_uint8
+from dmd2_plugins.toy.mixture import mixture
+from dmd2_plugins.toy.picture import to_uint8 as dots
+
+from dmd2cli import registry
+from dmd2cli.core.random import Rng
+from dmd2cli.engine.distill import job
+from dmd2cli.recipe import load
+from dmd2cli.student import load_student
+from dmd2cli.testing import (
+    check_dataset,
+    check_exporter,
+    check_loss,
+    check_metric,
+    check_sampler,
+    check_teacher,
+    check_weighting,
+)
+
+CASES = {
+    "teachers": [
+        ("digits", {}),
+        ("gmm", {"pretrain_steps": 50}),
+        ("gmm", {"schedule": "ddpm", "classes": 5, "pretrain_steps": 0}),
+        ("gmm", {"schedule": "flow", "layout": "ring8", "pretrain_steps": 0}),
+    ],
+    "losses": [
+        ("denoising", {}),
+        ("denoising", {"weighting": "uniform"}),
+        ("distribution_matching", {"guidance": 3.0}),
+        ("gan_critic", {}),
+        ("gan_generator", {}),
+        ("joint_critic", {}),
+    ],
+    "samplers": [
+        ("ddim", {"steps": 1}),
+        ("ddim", {"steps": 7}),
+        ("edm_sde", {"steps": 7}),
+        ("few_step", {"times": (1.0,)}),
+        ("few_step", {"times": (1.0, 0.7, 0.2)}),
+        ("heun", {"steps": 1}),
+        ("heun", {"steps": 7}),
+    ],
+    "weightings": [
+        (name, {})
+        for name in (
+            "dreamfusion", "edm", "flow", "min_snr", "paper", "prolificdreamer", "released", "snr", "uniform"
+        )
+    ],
+    "datasets": [
+        ("class-labels", {"classes": 10}),
+        ("digits", {}),
+        ("digits", {"split": "test"}),
+        ("gmm", {"classes": 5}),
+    ],
+    "metrics": [("fd-digits", {}), ("modes", {})],
+    "exporters": [("safetensors", {}), ("torch-export", {})],
+    "pretraining": [("digits-classifier", {}), ("digits-teacher", {})],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", registry.KINDS)
+def test_every_registered_name_has_a_case(kind):
+    ours = {plugin.name for plugin in registry.describe(kind) if plugin.distribution == "dmd2cli"}
+    assert ours == {name for name, _ in CASES[kind]}
+
+
+def cases(kind):
+    name = lambda case: "-".join([case[0], *(f"{k}={v}" for k, v in case[1].items())])          # noqa: E731
+    return pytest.mark.parametrize("plugin", [pytest.param(case, id=name(case)) for case in CASES[kind]])
+
+
+def made(kind, plugin):
+    name, options = plugin
+    return registry.load(kind, name)(**options)
+
+
+@cases("teachers")
+def test_teacher(plugin):
+    check_teacher(made("teachers", plugin))
+
+
+@cases("losses")
+def test_loss_on_a_toy_and_on_a_learned_teacher(plugin):
+    check_loss(made("losses", plugin))
+    check_loss(made("losses", plugin), made("teachers", ("digits", {})))
+
+
+@cases("samplers")
+def test_sampler(plugin):
+    check_sampler(made("samplers", plugin))
+
+
+@cases("weightings")
+def test_weighting(plugin):
+    check_weighting(registry.load("weightings", plugin[0]))
+
+
+@cases("datasets")
+def test_dataset(plugin):
+    teacher = ("gmm", {"classes": 5, "pretrain_steps": 0}) if plugin[0] == "gmm" else ("digits", {})
+    check_dataset(made("datasets", plugin), made("teachers", teacher))
+
+
+PICTURES = {
+    "fd-digits": lambda: (to_uint8(images()[0][:200]), images()[1][:200].tolist()),
+    "modes": lambda: (dots(mixture().draw(200, torch.Generator().manual_seed(0))[0], mixture()), [None] * 200),
+}
+
+
+@cases("metrics")
+def test_metric(plugin):
+    check_metric(lambda: made("metrics", plugin), *PICTURES[plugin[0]]())
+
+
+@cases("exporters")
+@pytest.mark.parametrize("times", ["[1.0]", "[1.0, 0.5]"])
+def test_exporter(plugin, times, tmp_path):
+    recipe = load("digits", ["run.batch=4", f"student.times={times}"])
+    job(recipe, torch.device("cpu")).publish(tmp_path / "run", 0)
+    check_exporter(registry.load("exporters", plugin[0]), load_student(tmp_path / "run"), tmp_path / "out")
+
+
+@cases("pretraining")
+def test_a_task_has_a_loss_that_is_finite_teaches_its_network_and_draws_from_its_rng_alone(plugin):
+    task, (x, labels) = made("pretraining", plugin), images()
+    task.network.eval()
+
+    def loss():
+        return task.loss(task.network, x[:8], labels[:8].tolist(), Rng(0, 0).at(slice(0, 8), 8))
+
+    value = loss()
+    assert value.shape == () and value.isfinite() and value > 0
+    torch.manual_seed(1)
+    assert loss().equal(value)
+    value.backward()
+    assert any(p.grad is not None and p.grad.any() for p in task.network.parameters())
+    assert all(isinstance(number, float) for number in task.score(task.network).values())
