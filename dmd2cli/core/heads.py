@@ -11,7 +11,7 @@ def conv_head(channels: int, side: int) -> nn.Module:
     """(b, channels, side, side) -> logits (b, 1): strided convolutions down to 1 x 1, GroupNorm, SiLU.
 
     The layout of the released heads: halve (kernel 4, stride 2) until 4 x 4, one convolution over what is
-    left, a 1 x 1 convolution. side must be a power of two; 8 gives two convolutions, 32 gives four.
+    left, a 1 x 1 convolution. side must be a power of two; besides the 1 x 1, side 8 makes two convolutions, 32 four.
     """
     layers: list[nn.Module] = []
     while side > 4:

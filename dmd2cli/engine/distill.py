@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dmd2cli import images
+from dmd2cli.core.random import Rng
 from dmd2cli.data.base import Loader
 from dmd2cli.engine import build
 from dmd2cli.engine.distillation import Distillation
@@ -32,6 +33,8 @@ class DistillJob:
     loader: Loader
 
     def step(self, step: int) -> Mapping[str, Tensor]:
+        rng = Rng(self.recipe.run.seed, step)
+        torch.manual_seed(rng.generator("network", torch.device("cpu")).initial_seed())    # for dropout and its like
         return self.distillation.step(self.loader(step, self.distillation.teacher), step)
 
     def state(self) -> dict[str, Any]:

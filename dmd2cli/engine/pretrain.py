@@ -22,6 +22,7 @@ from dmd2cli.recipe_build import build
 from dmd2cli.weights import save_weights
 
 RESULT = "weights.safetensors"
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Pretraining:
         size = run.micro_batch or run.batch
         batches = [self._examples(step, slice(i, i + size)) for i in range(0, run.batch, size)]
         rng = Rng(run.seed, step)
+        torch.manual_seed(rng.generator("network", CPU).initial_seed())            # for dropout and its like
 
         def loss(batch: Examples) -> dict[str, Tensor]:
             seen = rng.at(batch.rows, run.batch)
