@@ -5,26 +5,32 @@ BIN := $(VENV)/bin
 
 .PHONY: quickstart test test-slow lint docs bench clean
 
-$(VENV)/installed: pyproject.toml
-	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[dev,docs]'
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-%: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable '.[$*]'
 	touch $@
 
 quickstart: $(VENV)/installed
 	$(BIN)/dmd2 demo -o runs/quickstart
 
-test: $(VENV)/installed
+test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
 
-test-slow: $(VENV)/installed
+test-slow: $(VENV)/installed-dev $(VENV)/installed-docs
 	$(BIN)/python -m pytest -m slow
 
-lint: $(VENV)/installed
+lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: $(VENV)/installed
+docs: $(VENV)/installed-docs
 	$(BIN)/mkdocs build --strict
 
 bench: $(VENV)/installed

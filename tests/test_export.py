@@ -1,6 +1,7 @@
 """Exported students: any batch, the contract inside, and nothing left of an export that draws other images."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,10 +11,13 @@ from dmd2_plugins.export.safetensors import export as to_safetensors
 from dmd2_plugins.export.torch_export import export as to_graph
 from dmd2_plugins.export.torch_export import inputs
 from safetensors.torch import load_file
-from test_student import DIGITS, TOY, published
+from test_student import DIGITS, published
 
+from dmd2cli import registry
 from dmd2cli.errors import UserError
-from dmd2cli.student import load_student
+from dmd2cli.samplers.few_step import FewStep
+from dmd2cli.source import Source
+from dmd2cli.student import Student, load_student
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +65,18 @@ def test_an_archive_carries_the_contract_and_an_example(graph, student):
     assert example["images"].equal(student(n=5, seed=1))
 
 
-def test_a_student_without_classes_has_no_labels(tmp_path):
-    (tmp_path / "toy.yaml").write_text(TOY)
-    toy = load_student(published(tmp_path / "run", tmp_path / "toy.yaml"))
-    assert to_graph(toy, tmp_path / "toy.pt2")["inputs"] == ["noise"]
+def plain(x):
+    """Points of the plane as images of two pixels."""
+    return (40 * x + 128).clamp(0, 255).to(torch.uint8)[:, None, None].expand(-1, 3, -1, -1)
+
+
+@pytest.mark.parametrize(("times", "arguments"), [((1.0,), ["noise"]), ((1.0, 0.5), ["noise", "renoise_1"])])
+def test_a_student_without_classes_has_no_labels(tmp_path, times, arguments):
+    teacher = replace(registry.load("teachers", "gmm")(layout="pair", width=16, pretrain_steps=0), decode=plain)
+    toy = Student(Source(teacher, teacher.network.eval(), FewStep(times)), {})
+    assert to_graph(toy, tmp_path / "toy.pt2")["inputs"] == arguments
+    drawn = torch.export.load(tmp_path / "toy.pt2").module()(*inputs(toy, 3, seed=2).values())
+    assert (drawn.int() - toy(n=3, seed=2).int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize(
