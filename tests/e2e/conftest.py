@@ -8,8 +8,10 @@ from typing import NamedTuple
 import pytest
 
 from dmd2cli.cli import app
+from dmd2cli.engine import runtime
 
 TINY = ("digits", "run.steps=6", "run.batch=8", "run.threads=1", "run.save_every=3", "sampler.steps=4")
+device = runtime.device
 
 
 class Done(NamedTuple):
@@ -21,10 +23,11 @@ class Done(NamedTuple):
 
 
 def run(*args):
-    """`dmd2 ARGS`; imports are paid once for all tests, the rest is as from a shell."""
+    """`dmd2 ARGS` on the CPU; imports are paid once for all tests, the rest is as from a shell."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "argv", ["dmd2", *map(str, args)])
+        patch.setattr(runtime, "device", lambda name: device("cpu" if name == "auto" else name))
         try:
             app.main()
             code = 0

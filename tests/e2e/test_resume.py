@@ -19,7 +19,7 @@ from dmd2cli.engine.log import Log
 STEPS = 60
 COMMAND = (
     "distill", "digits", f"run.steps={STEPS}", "run.batch=8", "run.threads=1", "run.save_every=15", "run.log_every=2",
-    "run.preview_every=20",
+    "run.preview_every=20", "run.device=cpu",
 )  # fmt: skip
 PICTURES = [f"samples/{checkpoint.name(step)}.png" for step in (20, 40, STEPS)]
 FILES = ["student/model.safetensors", "student/student.json", "metrics.jsonl", *PICTURES]
@@ -60,17 +60,23 @@ def state(folder):
     return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
-def started(folder):
+@pytest.fixture
+def process(tmp_path):
     """The command as a process of its own."""
-    command = [sys.executable, "-m", "dmd2cli", *COMMAND, "-o", str(folder)]
+    command = [sys.executable, "-m", "dmd2cli", *COMMAND, "-o", str(tmp_path / "run")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    yield running
+    running.kill()
+    running.communicate()
 
 
-def wait_for(process, file, words):
+def wait_for(process, file, words, seconds=300):
     """Return as soon as file holds words, while the process lives."""
+    end = time.monotonic() + seconds
     while not (file.is_file() and words in file.read_text()):
         assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end, f"{file} has no {words} after {seconds} s"
         time.sleep(0.002)
 
 
@@ -78,16 +84,16 @@ def wait_for(process, file, words):
 
 
 @pytest.mark.parametrize(("file", "words"), [("metrics.jsonl", '"step": 2,'), ("checkpoints/latest", "00000030")])
-def test_a_run_killed_before_or_after_its_first_checkpoint_ends_as_if_it_were_not(tmp_path, continued, file, words):
-    process = started(tmp_path / "run")
+def test_a_run_killed_before_or_after_its_first_checkpoint_ends_as_if_it_were_not(
+    tmp_path, process, continued, file, words
+):
     wait_for(process, tmp_path / "run" / file, words)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     continued()
 
 
-def test_ctrl_c_saves_the_state_exits_with_130_and_loses_nothing(tmp_path, continued):
-    process = started(tmp_path / "run")
+def test_ctrl_c_saves_the_state_exits_with_130_and_loses_nothing(tmp_path, process, continued):
     wait_for(process, tmp_path / "run" / "metrics.jsonl", '"step": 16,')
     process.send_signal(signal.SIGINT)
     said = process.communicate()[1]

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import resource
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -170,18 +171,15 @@ def test_a_system_that_refuses_to_write_the_tensors_leaves_the_checkpoints_befor
     assert holds(folder / checkpoint.name(30), 30)
 
 
-class largest_file:
+@contextmanager
+def largest_file(size):
     """Within: the system refuses to let a file grow beyond some bytes."""
-
-    def __init__(self, size):
-        self.size = size
-
-    def __enter__(self):
-        self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.before[1]))
-
-    def __exit__(self, *_):
-        resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_an_error_that_is_not_the_system_s_is_not_called_one(folder, monkeypatch):

@@ -12,6 +12,7 @@ from dmd2cli.recipe import PretrainRecipe, differences, load
 
 BASE = (
     "run.steps=8", "run.batch=4", "run.save_every=4", "run.log_every=2", "run.preview_every=100", "run.threads=1",
+    "run.device=cpu",
 )  # fmt: skip
 
 
@@ -71,7 +72,7 @@ def test_more_steps_continue_from_the_newest_checkpoint(go):
 @pytest.mark.parametrize(
     "change",
     [
-        "run.micro_batch=2", "run.device=cpu", "run.threads=null", "run.log_every=1", "run.save_every=1",
+        "run.micro_batch=2", "run.device=auto", "run.threads=null", "run.log_every=1", "run.save_every=1",
         "run.preview_every=3", "run.keep=1", "run.time_limit=60",
     ],
 )  # fmt: skip
