@@ -21,6 +21,8 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
     try:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, draft, dict(metadata))
         os.replace(draft, path)
+    except SafetensorError as err:
+        raise UserError(f"{path}: cannot be written ({err}); free some space, or choose another place") from err
     finally:
         draft.unlink(missing_ok=True)
 

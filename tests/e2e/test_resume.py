@@ -65,10 +65,10 @@ def process(tmp_path):
     """The command as a process of its own."""
     command = [sys.executable, "-m", "dmd2cli", *COMMAND, "-o", str(tmp_path / "run")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
-    yield running
-    running.kill()
-    running.communicate()
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, env=environment) as running:
+        yield running
+        running.kill()
 
 
 def wait_for(process, file, words, seconds=300):

@@ -72,6 +72,8 @@ class FdDigits:
         return found | {"class_accuracy": right, "memorisation_ratio": 1.0}
 
     def _measure(self, images: Tensor) -> dict[str, Any]:
+        if len(images) <= NEIGHBOURS:
+            raise UserError(f"fd-digits: {len(images)} images are too few; it needs more than {NEIGHBOURS} (-n)")
         features, predicted = embed(self.net, images)
         features = features * self.scale
         precision, recall = precision_recall(features[: len(self.real_features)], self.real_features, NEIGHBOURS)

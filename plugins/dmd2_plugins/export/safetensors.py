@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ from dmd2cli.weights import save_weights
 def export(student: Student, out: Path) -> Mapping[str, Any]:
     """Write out, which `dmd2 sample --student OUT` takes; the loaded copy must draw the same pixels."""
     contract = {"dmd2_student": json.dumps(student.contract)}
-    save_weights(student.source.network.state_dict(), out, contract)
-    loaded = load_student(out)
-    return {"file": str(out), "max_pixel_difference": largest_difference(student(n=16), loaded(n=16), out)}
+    draft = out.with_name(f".{out.name}.tmp.safetensors")
+    try:
+        save_weights(student.source.network.state_dict(), draft, contract)
+        difference = largest_difference(student(n=16), load_student(draft)(n=16), out)
+        os.replace(draft, out)
+    finally:
+        draft.unlink(missing_ok=True)
+    return {"file": str(out), "max_pixel_difference": difference}

@@ -75,11 +75,10 @@ def export(student: Student, out: Path) -> Mapping[str, Any]:
     """Write out (.pt2) and its example; the loaded graph must draw the student's own pixels, up to rounding."""
     example = inputs(student, 16)
     batch = torch.export.Dim("batch", min=1)
-    shapes = tuple({0: batch} for _ in example)
+    first, *more = [{0: batch} for _ in example]
+    shapes = (first, tuple(more)) if more else (first,)
     with torch.no_grad():
-        program = torch.export.export(
-            Sampling(student), tuple(example.values()), dynamic_shapes=(shapes[0], shapes[1:])
-        )
+        program = torch.export.export(Sampling(student), tuple(example.values()), dynamic_shapes=shapes)
     contract = {**student.contract, "inputs": {k: [*["batch"], *v.shape[1:]] for k, v in example.items()}}
     draft = out.with_name(f".{out.name}.tmp.pt2")
     try:
