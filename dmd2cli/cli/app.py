@@ -67,7 +67,7 @@ def _options(
 def main() -> None:
     """Run the command line on sys.argv and exit with its code."""
     args, debug = _without_debug(sys.argv[1:])
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")    # threads that spin while waiting starve other programs
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")       # threads that wait by spinning starve a shared machine
     try:
         try:
             app(args=args, prog_name="dmd2")

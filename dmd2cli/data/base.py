@@ -14,15 +14,21 @@ from dmd2cli.core.random import Rng
 from dmd2cli.protocols import Dataset, Example, Raw, Teacher
 
 
+SHORT = 1024
+"""A smaller dataset is shuffled several copies at a time."""
+
+
 @lru_cache(maxsize=8)
 def _order(seed: int, stream: str, epoch: int, n: int) -> list[int]:
-    """The permutation of one pass over n items."""
-    return torch.randperm(n, generator=Rng(seed, epoch).generator(stream, torch.device("cpu"))).tolist()
+    """A permutation of n items, or of as many copies of few items as make about SHORT."""
+    copies = max(1, SHORT // n)
+    order = torch.randperm(n * copies, generator=Rng(seed, epoch).generator(stream, torch.device("cpu")))
+    return (order % n).tolist()
 
 
 def item(seed: int, stream: str, position: int, n: int) -> int:
     """Which of n items stands at a position of the endless, freshly shuffled stream."""
-    epoch, i = divmod(position, n)
+    epoch, i = divmod(position, n * max(1, SHORT // n))
     return _order(seed, stream, epoch, n)[i]
 
 

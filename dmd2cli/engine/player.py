@@ -74,7 +74,8 @@ class Player:
         return log
 
     def _optimise(self, step: int) -> Tensor:
-        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None], foreach=True)
+        norms = torch._foreach_norm([p.grad for p in self.parameters if p.grad is not None])
+        norm = torch.linalg.vector_norm(torch.stack(norms))
         if self.clip is not None and (norm.is_cuda or norm > self.clip):       # on a GPU, asking would wait for it
             nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm, foreach=True)
         for group in self.optimiser.param_groups:

@@ -36,10 +36,8 @@ def encode(raw: Sequence[Raw]) -> tuple[Cond, Cond]:
     for label in raw:
         if label is not None and (not isinstance(label, int) or not 0 <= label < CLASSES):
             raise UserError(f"label {label!r}: the digits have the classes 0 to {CLASSES - 1}")
-    rows = torch.zeros(len(raw), CLASSES)
-    for row, label in zip(rows, raw, strict=True):
-        if label is not None:
-            row[int(label)] = 1.0
+    index = torch.tensor([CLASSES if label is None else int(label) for label in raw])
+    rows = torch.eye(CLASSES + 1)[index, :CLASSES]
     return {"label": rows}, {"label": torch.zeros_like(rows)}
 
 
