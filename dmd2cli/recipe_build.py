@@ -45,6 +45,11 @@ def build(kind: str, use: Use | Term, key: str, /, **given: Any) -> Any:
         raise registry.import_problem(kind, name, err) from err
 
 
+def check_options(kind: str, use: Use, key: str) -> None:
+    """Raise UserError if build() would for these options, without building anything."""
+    _checked(registry.load(kind, use.use), use, key, {})
+
+
 def _references(recipe: AnyRecipe) -> Iterator[tuple[str, str, str]]:
     """(kind, key, name) of every plugin that the recipe names."""
     if isinstance(recipe, Recipe):

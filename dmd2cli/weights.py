@@ -20,11 +20,19 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
     draft = path.with_name(f".{path.name}.tmp")
     try:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, draft, dict(metadata))
+        draft.chmod(0o666 & ~umask())                     # the library makes its files private
         os.replace(draft, path)
     except SafetensorError as err:
         raise UserError(f"{path}: cannot be written ({err}); free some space, or choose another place") from err
     finally:
         draft.unlink(missing_ok=True)
+
+
+def umask() -> int:
+    """The permissions that new files of this process do not get."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -13,23 +13,21 @@ from dmd2cli.core.denoiser import Cond
 from dmd2cli.core.random import Rng
 from dmd2cli.protocols import Dataset, Example, Raw, Teacher
 
-
 SHORT = 1024
-"""A smaller dataset is shuffled several copies at a time."""
+"""Passes over fewer items are shuffled several at a time, because a draw costs the same for few as for many."""
 
 
 @lru_cache(maxsize=8)
-def _order(seed: int, stream: str, epoch: int, n: int) -> list[int]:
-    """A permutation of n items, or of as many copies of few items as make about SHORT."""
-    copies = max(1, SHORT // n)
-    order = torch.randperm(n * copies, generator=Rng(seed, epoch).generator(stream, torch.device("cpu")))
-    return (order % n).tolist()
+def _order(seed: int, stream: str, block: int, n: int) -> list[int]:
+    """The items of one pass over n of them, or of as many passes over few as make about SHORT."""
+    generator = Rng(seed, block).generator(stream, torch.device("cpu"))
+    return torch.rand(max(1, SHORT // n), n, generator=generator).argsort(dim=1).flatten().tolist()
 
 
 def item(seed: int, stream: str, position: int, n: int) -> int:
-    """Which of n items stands at a position of the endless, freshly shuffled stream."""
-    epoch, i = divmod(position, n * max(1, SHORT // n))
-    return _order(seed, stream, epoch, n)[i]
+    """Which of n items stands at a position of the endless stream of passes, each shuffled anew."""
+    block, i = divmod(position, n * max(1, SHORT // n))
+    return _order(seed, stream, block, n)[i]
 
 
 @dataclass(frozen=True)

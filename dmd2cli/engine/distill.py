@@ -18,6 +18,7 @@ from dmd2cli.engine.distillation import Distillation
 from dmd2cli.errors import UserError
 from dmd2cli.protocols import Dataset, Teacher
 from dmd2cli.recipe import Recipe, Use
+from dmd2cli.recipe_build import check_options
 from dmd2cli.recipe_yaml import place
 from dmd2cli.samplers.few_step import FewStep
 from dmd2cli.source import Source
@@ -80,6 +81,8 @@ def job(recipe: Recipe, device: torch.device) -> DistillJob:
     """The job of a recipe. Raises UserError for whatever in it cannot be built."""
     made = DistillJob(recipe, build.distillation(recipe, device), build.loader(recipe.data, recipe.run, device))
     check_labels(recipe, made.distillation.teacher, made.loader.prompts)
+    for i, metric in enumerate(recipe.metrics):
+        check_options("metrics", metric, f"metrics.{i}")
     return made
 
 

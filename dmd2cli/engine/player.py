@@ -42,7 +42,7 @@ class Player:
             self.parameters, config.lr, config.betas, weight_decay=config.weight_decay, fused=True
         )
         averaged = isinstance(config, Averaged) and config.ema_halflife_images is not None
-        self.ema = deepcopy(module).requires_grad_(False) if averaged else None
+        self.ema = deepcopy(module).eval().requires_grad_(False) if averaged else None
 
     @property
     def best(self) -> nn.Module:

@@ -7,7 +7,7 @@ import torch
 from dmd2_plugins.toy.gmm import Draws, teacher
 from dmd2_plugins.toy.metrics import Modes, mode_counts, sliced_wasserstein
 from dmd2_plugins.toy.mixture import LAYOUTS, Exact, mixture
-from dmd2_plugins.toy.picture import to_points, to_uint8
+from dmd2_plugins.toy.picture import pixels, to_points, to_uint8
 from helpers_toy import SCHEDULES
 
 from dmd2cli.core.denoiser import guided
@@ -143,13 +143,13 @@ def test_labels_outside_the_classes_are_the_users_error():
 
 def test_points_survive_their_picture():
     x, _ = mixture().draw(500, torch.Generator().manual_seed(0))
-    images = to_uint8(x, mixture())
+    images = to_uint8(x, pixels(mixture()))
     assert images.shape == (500, 3, 32, 32) and images.dtype == torch.uint8
-    assert (to_points(images, mixture()) - x).abs().max() <= 0.02 < 0.2        # a mode's radius
+    assert (to_points(images, pixels(mixture())) - x).abs().max() <= 0.02 < 0.2        # a mode's radius
 
 
 def test_pictures_have_x_to_the_right_and_y_upwards():
-    row, column = divmod(to_uint8(torch.tensor([[0.9, 0.9]]), mixture())[0, 0].argmax().item(), 32)
+    row, column = divmod(to_uint8(torch.tensor([[0.9, 0.9]]), pixels(mixture()))[0, 0].argmax().item(), 32)
     assert row < 8 and column > 24
 
 
@@ -184,7 +184,7 @@ def test_sliced_distance_of_a_shift_is_its_length_over_root_two():
 
 def test_the_metric_reads_modes_from_pictures():
     metric = Modes()
-    metric.update(to_uint8(mixture().means[:7].repeat(20, 1), mixture()), [None] * 140)
+    metric.update(to_uint8(mixture().means[:7].repeat(20, 1), pixels(mixture())), [None] * 140)
     assert metric.compute()["value"] == 7 and metric.real(5000, seed=0)["value"] == 25
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dmd2_plugins.toy.mixture import Exact, Mixture, mixture
 from dmd2_plugins.toy.mlp import MLP
-from dmd2_plugins.toy.picture import to_uint8
+from dmd2_plugins.toy.picture import pixels, to_uint8
 from dmd2cli.core import weighting
 from dmd2cli.core.denoiser import Cond, Preconditioned
 from dmd2cli.core.heads import linear_head
@@ -102,7 +102,7 @@ def teacher(
         shape=(2,),
         weighting=partial(weighting.edm, sigma_data=found.data_std),
         encode=partial(encode, classes=classes),
-        decode=partial(to_uint8, found=found),
+        decode=partial(to_uint8, axis=pixels(found)),
         head=partial(linear_head, width, width),
         network=net,
         conditions=tuple(range(classes)),

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from dmd2_plugins.toy.mixture import Mixture, mixture
-from dmd2_plugins.toy.picture import SIDE, to_points, to_uint8
+from dmd2_plugins.toy.picture import SIDE, pixels, to_points, to_uint8
 from dmd2cli.core.random import Rng
 from dmd2cli.errors import UserError
 from dmd2cli.protocols import Raw
@@ -83,8 +83,8 @@ class Modes:
     def real(self, n: int, seed: int) -> Mapping[str, float]:
         """n exact samples of the mixture, drawn and read back the same way."""
         x, _ = self.mixture.draw(n, Rng(seed, 0).generator("real", torch.device("cpu")))
-        return self._measure(to_uint8(x, self.mixture))
+        return self._measure(to_uint8(x, pixels(self.mixture)))
 
     def _measure(self, images: Tensor) -> dict[str, float]:
-        found = mode_counts(to_points(images, self.mixture), self.mixture)
+        found = mode_counts(to_points(images, pixels(self.mixture)), self.mixture)
         return {"value": found.covered, "quality": found.quality, "kl": found.kl}
