@@ -9,8 +9,8 @@ from dmd2_plugins.digits.metric import FdDigits, leave_one_out, nearest
 
 from dmd2cli.errors import UserError
 
-FLOOR, FLOOR_SPREAD = 0.059, 0.015
-"""Of 5,000 bootstrapped real digits, as the prototype measured it."""
+FLOOR, FLOOR_SPREAD = 0.037, 0.005
+"""Of 5,000 bootstrapped real digits: mean and standard deviation over seeds 1000, 1001 and 1002."""
 
 
 @pytest.fixture(scope="module")
