@@ -4,6 +4,7 @@ import pytest
 import torch
 from dmd2_plugins.digits.data import images, to_uint8
 from dmd2_plugins.toy.mixture import mixture
+from dmd2_plugins.toy.picture import pixels
 from dmd2_plugins.toy.picture import to_uint8 as dots
 
 from dmd2cli import registry
@@ -108,7 +109,7 @@ def test_dataset(plugin):
 
 PICTURES = {
     "fd-digits": lambda: (to_uint8(images()[0][:200]), images()[1][:200].tolist()),
-    "modes": lambda: (dots(mixture().draw(200, torch.Generator().manual_seed(0))[0], mixture()), [None] * 200),
+    "modes": lambda: (dots(mixture().draw(200, torch.Generator().manual_seed(0))[0], pixels(mixture())), [None] * 200),
 }
 
 
