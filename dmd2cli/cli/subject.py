@@ -46,7 +46,7 @@ def _student(ref: str | None, steps: int | None, guidance: float | None, device:
     trained = len(found.times)
     if steps is not None and steps != trained:
         found = found.at_steps(steps)
-        print(f"warning: trained for {trained} steps, drawn at {steps} with respaced times", file=sys.stderr)
+        print(f"warning: a {trained}-step student, drawn in {steps} with respaced times", file=sys.stderr)
     return Subject(ref, found.source, found.teacher, found.contract["metrics"])
 
 

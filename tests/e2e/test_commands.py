@@ -134,7 +134,7 @@ def test_the_newest_run_is_taken_and_named_when_none_is_given(dmd2, tiny, two_st
 
 def test_another_number_of_steps_than_trained_is_drawn_with_a_warning(dmd2, tiny):
     done = ok(dmd2("sample", "--student", tiny, "--steps", "3", "-n", "2", "-o", "a.png"))
-    assert done.err == "warning: trained for 1 steps, drawn at 3 with respaced times\n"
+    assert done.err == "warning: a 1-step student, drawn in 3 with respaced times\n"
     assert "3 network calls" in done.out
 
 
