@@ -64,7 +64,10 @@ class FdDigits:
         return found | ({"class_accuracy": right} if -1 not in labels else {})
 
     def real(self, n: int, seed: int) -> Mapping[str, float]:
-        """n bootstrapped real digits against all of them: the floor of an n-sample evaluation."""
+        """n bootstrapped real digits against all of them: the floor of an n-sample evaluation.
+
+        A bootstrapped digit is its own nearest neighbour; its memorisation ratio is leave-one-out, 1 by definition.
+        """
         source = Rng(seed, 0).generator("bootstrap", torch.device("cpu"))
         rows = torch.randint(len(self.real_images), (n,), generator=source)
         found = self._measure(self.real_images[rows])
