@@ -10,6 +10,7 @@ units (pixels in [-1, 1] or scaled latents); t in [0, 1] has no unit, 0 = data. 
     dmd2.metrics      a class whose constructor takes the recipe's options: Metric
     dmd2.exporters    a function: Exporter
     dmd2.weightings   a function: Weighting (alpha, sigma) or DMWeighting (x, x_real, alpha, sigma)
+    dmd2.rewards      a function of recipe options that returns a Reward
     dmd2.pretraining  a function of recipe options that returns a Task for `dmd2 pretrain`
 
 Options are plain YAML values; type annotations are checked before anything is built.
@@ -26,6 +27,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from dmd2cli.core.denoiser import Cond, Denoise, Denoiser
+from dmd2cli.core.heads import logits
 from dmd2cli.core.noise import NoiseSchedule
 from dmd2cli.core.random import Rng, Streams
 from dmd2cli.core.weighting import Weighting
@@ -61,10 +63,25 @@ class Teacher:
     """A fresh GAN head that fits the student network's features()."""
     network: nn.Module | None = None
     """What generator and critic start from, where that is not a copy of the denoiser (analytic teachers)."""
+    guided_network: Callable[[], nn.Module] | None = None
+    """A network that computes what the denoiser computes, and also reads cond["guidance"], scales (b,): what a
+    student conditioned on the guidance scale starts from. None: the family has no such network."""
+    decoders: Mapping[str, Callable[[Float[Tensor, b *d]], Float[Tensor, "b 3 h w"]]] = field(default_factory=dict)
+    """Differentiable ways to pixels in [-1, 1], for losses on images: "full", and "tiny" where there is one."""
     conditions: Sequence[Raw] = ()
     """All conditions there are, if they can be listed (class labels); empty for none or for free text."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """What a student artefact records: network configuration, licence, provenance. JSON values."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Noise-image pairs of one micro-batch: what the teacher's ODE made of some noise, and what the student makes."""
+
+    target: Float[Tensor, b *d]
+    """The teacher's images y."""
+    x: Float[Tensor, b *d]
+    """The student's from the same noise, with gradient."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +97,17 @@ class Sample:
     null: Cond
     real: Float[Tensor, b *d] | None = None
     real_cond: Cond = field(default_factory=dict)
+    raw: Sequence[Raw] = ()
+    """The conditions of `x` as a person writes them."""
+    pair: Pair | None = None
+    """On generator turns of a recipe with data.pairs."""
 
     def __len__(self) -> int:
         return len(self.x)
 
     def detached(self) -> Sample:
         """The same samples without their graph, for the critic's turn."""
-        return replace(self, x=self.x.detach())
+        return replace(self, x=self.x.detach(), pair=None)
 
 
 @dataclass(frozen=True)
@@ -99,6 +120,27 @@ class Nets:
     generator: Denoiser
     schedule: NoiseSchedule
     weighting: Weighting
+    reads: Literal["critic", "teacher"] = "critic"
+    """Whose features the GAN head judges."""
+    depths: tuple[int, ...] | None = None
+    """At which depths, 0 the shallowest; None for the bottleneck."""
+    bins: int | None = None
+    """How many noise levels there are to draw from; None for all of the clock."""
+
+    def times(self, rng: Rng, name: str, like: Tensor, low: float = 0.0, high: float = 1.0) -> Float[Tensor, " b"]:
+        """One time per row of like, uniform in [low, high), or over the bins from low to high, both included."""
+        if self.bins is None:
+            return rng.uniform(name, like, low, high)
+        first, last = round(low * self.bins), min(round(high * self.bins), self.bins - 1)
+        index = (first + (last + 1 - first) * rng.uniform(name, like).double()).floor().clamp(max=last)
+        return self.schedule.bin(index, self.bins).to(like.dtype)
+
+    def realism(self, x_t: Float[Tensor, b *d], t: Float[Tensor, " b"], cond: Cond) -> Float[Tensor, "b n"]:
+        """Logits of the discriminator, positive for real, one for each depth ([DMD2] Sec. 4.3)."""
+        judge = self.real if self.reads == "teacher" else self.fake
+        if self.depths is None:
+            return logits(self.head, judge.features(x_t, t, cond))
+        return self.head(judge.taps(x_t, t, cond, self.depths))  # type: ignore[attr-defined]
 
 
 class Loss(Protocol):
@@ -109,7 +151,11 @@ class Loss(Protocol):
     """Whether the term needs real data (Sample.real)."""
 
     def __call__(self, s: Sample, nets: Nets, rng: Rng) -> Float[Tensor, ""]:
-        """The term's mean over the micro-batch, before its recipe weight."""
+        """The term's mean over the micro-batch, before its recipe weight.
+
+        A term may also have `check(teacher: Teacher, nets: Nets) -> None`, called once before training: it
+        raises UserError where these networks cannot serve the term.
+        """
 
 
 class Sampler(Protocol):
@@ -124,14 +170,20 @@ class Sampler(Protocol):
     def nfe(self) -> int:
         """Network evaluations per sample."""
 
+    @property
+    def deterministic(self) -> bool:
+        """Whether x is a function of the noise alone: what noise-image pairs need."""
+
 
 @dataclass(frozen=True)
 class Example:
-    """One item of a Dataset; either part may be absent."""
+    """One item of a Dataset; any part may be absent."""
 
     x: Tensor | None = None
     """A clean sample in model units."""
     condition: Raw = None
+    noise: Tensor | None = None
+    """In a set of pairs: the unit normal noise from which the teacher's ODE sampler made x."""
 
 
 class Dataset(Protocol):
@@ -156,6 +208,13 @@ class Metric(Protocol):
 
     def real(self, n: int, seed: int) -> Mapping[str, float]:
         """The same numbers for n real samples: the floor that a perfect generator would reach."""
+
+
+class Reward(Protocol):
+    """How much someone likes images: larger is better. What an entry point in dmd2.rewards returns."""
+
+    def __call__(self, images: Float[Tensor, "b 3 h w"], conditions: Sequence[Raw]) -> Float[Tensor, " b"]:
+        """images: in [-1, 1], with gradient; conditions: one per image, as a person writes them."""
 
 
 class Exporter(Protocol):

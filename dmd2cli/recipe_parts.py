@@ -50,16 +50,25 @@ class Use(Part, extra="allow"):
         return {"use": value} if isinstance(value, str) else value
 
 
+class Pairs(Use):
+    """A data set of noise-image pairs, and how it enters the training."""
+
+    batch: Positive | None = Field(None, description="pairs per update; null = run.batch")
+    matched: bool = Field(False, description="their samples are part of the DM batch ([DMD] Alg. 1, text models)")
+
+
 class Term(Part, extra="allow"):
     """A loss term, named by its key under `losses`: its weight in the player's sum, and its options."""
 
-    weight: float = Field(1.0, ge=0)
+    weight: Annotated[float, Field(ge=0)] | Literal["auto"] = 1.0
+    auto_updates: Positive = Field(50, description="generator updates over which weight: auto is measured")
 
 
 class Optimiser(Part):
     """AdamW with linear warm-up and decay."""
 
     lr: PositiveFloat
+    clip: PositiveFloat | Literal["run"] | None = Field("run", description="largest gradient norm; run = run.clip")
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: float = Field(0.01, ge=0)
     warmup_steps: int = Field(0, ge=0)
@@ -74,10 +83,27 @@ class Averaged(Optimiser):
     ema_ramp: PositiveFloat | None = Field(0.05, description="largest half-life as a share of images seen")
 
 
+class GuidanceRange(Part):
+    """Guidance scales of a student that is conditioned on the scale, drawn uniformly in training."""
+
+    min: float = Field(ge=0)
+    max: float = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _rises(self) -> GuidanceRange:
+        if self.min >= self.max:
+            raise ValueError(f"min must be below max, got {self.min:g} and {self.max:g}")
+        return self
+
+
 class Student(Averaged):
     """The few-step generator. times: where it is called, falling in (0, 1], 1 = noise."""
 
     times: tuple[float, ...] = (1.0,)
+    sampler: Literal["stochastic", "ode"] = Field("stochastic", description="fresh noise between calls, or the ODE's")
+    input: Literal["simulated", "real"] = Field("simulated", description="what later calls are trained on")
+    first_input: Literal["noise", "real"] = Field("noise", description="what the first call is trained on")
+    guidance: GuidanceRange | None = Field(None, description="for a student that takes the scale as an input")
 
     @field_validator("times")
     @classmethod
@@ -87,15 +113,28 @@ class Student(Averaged):
         return times
 
 
+class Head(Part):
+    """What the GAN head reads: the trainable critic (as released) or the frozen teacher, at which depths."""
+
+    reads: Literal["critic", "teacher"] = "critic"
+    depths: tuple[int, ...] | None = Field(None, min_length=1, description="0 = shallowest; null = the bottleneck")
+
+
 class Critic(Optimiser):
     """The fake score and its GAN head."""
 
+    head: Head = Head()
+    warmup: int = Field(0, ge=0, description="critic updates before the first of the generator")
+    lag_every: Positive | None = Field(None, description="steps between measurements of the critic's lag; null = never")
+
 
 class Data(Part):
-    """prompts: conditions of generated samples. real: samples for the losses that read them."""
+    """prompts: conditions of generated samples. real: samples for the losses that read them. pairs: for regression."""
 
     prompts: Use | None = None
+    prompts_of_real: bool = Field(False, description="conditions are those of the real batch (FastGen)")
     real: Use | None = None
+    pairs: Pairs | None = None
 
 
 class Run(Part):
@@ -128,15 +167,19 @@ class Run(Part):
 class Recipe(Part):
     """A distillation. ttur: critic updates per generator update. metrics: what `dmd2 eval all` reports."""
 
+    preset: str | None = Field(None, description="defaults below everything else: dmd2-release, dmd1-paper, fastgen")
     teacher: Use
     student: Student
     critic: Critic
     ttur: Positive = 1
+    turns: Literal["together", "alternate"] = Field("together", description="do generator steps update the critic too")
+    bins: Positive | None = Field(None, description="noise levels that times are drawn from; null = all")
     losses: dict[str, Term]
     data: Data = Data()
     sampler: Use
     metrics: tuple[Use, ...] = ()
     run: Run
+    stages: tuple[dict[str, Any], ...] = Field((), description="partial recipes, each with the step it lasts until")
 
     @field_validator("losses", mode="before")
     @classmethod

@@ -26,6 +26,7 @@ KINDS = {
     "metrics": "metric",
     "exporters": "exporter",
     "weightings": "weighting",
+    "rewards": "reward",
     "pretraining": "pretraining task",
 }
 """Kind (entry-point group without "dmd2.") -> what one of them is called in messages."""

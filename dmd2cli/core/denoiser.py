@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -47,6 +48,9 @@ class Backbone(Protocol):
     def decode(self, state: tuple[Tensor, ...]) -> Tensor:
         """The raw prediction F from what encode returned."""
 
+    def taps(self, state: tuple[Tensor, ...]) -> Sequence[Tensor]:
+        """The features in what encode returned, from the shallowest to the bottleneck. Only for critic.head.depths."""
+
 
 class Preconditioned(nn.Module):
     """x_hat = c_skip x_t + c_out F(c_in x_t, c_noise(t), c): any backbone as a Denoiser, one table row each."""
@@ -69,6 +73,11 @@ class Preconditioned(nn.Module):
 
     def features(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         return self._encode(x_t, t, cond, self._coefficients(x_t, t))[0].float()
+
+    def taps(self, x_t: Tensor, t: Tensor, cond: Cond, depths: Sequence[int]) -> list[Tensor]:
+        """The features at several depths of the encoder, 0 the shallowest, in float32. IndexError beyond the last."""
+        found = self.backbone.taps(self._encode(x_t, t, cond, self._coefficients(x_t, t)))  # type: ignore[operator]
+        return [found[depth].float() for depth in depths]
 
     def joint(self, x_t: Tensor, t: Tensor, cond: Cond, n: int) -> tuple[Tensor, Tensor]:
         """x_hat of the first n rows and the features of all rows, from one pass through the encoder."""
@@ -96,17 +105,47 @@ def bind(denoiser: Denoiser, cond: Cond) -> Denoise:
     return lambda x_t, t: denoiser(x_t, t, cond)
 
 
-def guided(denoiser: Denoiser, scale: float, cond: Cond, null: Cond) -> Denoise:
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance: how strong, at which times, and how far the result is scaled back.
+
+    scale: one number, or one per sample (b,); 1 is off. interval: times with guidance, all others have none
+    (Kynkaanniemi et al. 2024). rescale: share by which the standard deviation of each guided sample is brought back
+    to the conditional prediction's, 0 to 1 (Lin et al. 2023, Eq. 15 and 16, applied to x_hat).
+    """
+
+    scale: float | Float[Tensor, " b"] = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)
+    rescale: float = 0.0
+
+    @property
+    def off(self) -> bool:
+        return not isinstance(self.scale, Tensor) and self.scale == 1.0
+
+    def __call__(self, x_null: Tensor, x_cond: Tensor, t: Float[Tensor, " b"]) -> Tensor:
+        """The guided prediction from the two branches."""
+        low, high = self.interval
+        scale = torch.where((low <= t) & (t <= high), torch.as_tensor(self.scale, dtype=t.dtype, device=t.device), 1.0)
+        shape = (-1, *[1] * (x_cond.ndim - 1))
+        x = guide(x_null, x_cond, scale.view(shape).to(x_cond.dtype))
+        if self.rescale == 0.0:
+            return x
+        back = (x_cond.flatten(1).std(1) / x.flatten(1).std(1)).view(shape)
+        return torch.lerp(x, x * back, self.rescale)
+
+
+def guided(denoiser: Denoiser, guidance: float | Guidance, cond: Cond, null: Cond) -> Denoise:
     """The denoiser under classifier-free guidance, both branches in one batch; scale 1 is the bare denoiser.
 
     null: the null condition, as many rows as cond.
     """
-    if scale == 1.0:
+    guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
+    if guidance.off:
         return bind(denoiser, cond)
     both = {name: torch.cat([null[name], cond[name]]) for name in cond}
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
         x_null, x_cond = denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), both).chunk(2)
-        return guide(x_null, x_cond, scale)
+        return guidance(x_null, x_cond, t)
 
     return denoise

@@ -1,9 +1,11 @@
-"""GAN heads: small discriminators on the critic's bottleneck features ([DMD2] Sec. 4.3)."""
+"""GAN heads: small discriminators on the features of the critic ([DMD2] Sec. 4.3), or of the frozen teacher."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 
@@ -27,6 +29,23 @@ def linear_head(*widths: int) -> nn.Module:
     for wide, next_wide in pairwise(widths):
         layers += [nn.Linear(wide, next_wide), nn.SiLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+
+
+class Heads(nn.Module):
+    """One head per depth: features of several depths, batch first, -> logits (b, depths) in float32."""
+
+    def __init__(self, shapes: Sequence[Sequence[int]]) -> None:
+        """shapes: of the features at each depth, with the batch."""
+        super().__init__()
+        self.heads = nn.ModuleList(head_for(shape) for shape in shapes)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        return torch.cat([logits(head, h) for head, h in zip(self.heads, features, strict=True)], dim=1)
+
+
+def head_for(shape: Sequence[int]) -> nn.Module:
+    """A head for features of a shape: (b, c) or (b, c, side, side)."""
+    return linear_head(shape[1], shape[1]) if len(shape) == 2 else conv_head(shape[1], shape[-1])
 
 
 def _norm(channels: int) -> nn.GroupNorm:

@@ -38,6 +38,9 @@ class NoiseSchedule(Protocol):
     def clock(self, steps: int) -> Float[Tensor, " steps"]:
         """The family's own sampling grid: `steps` falling times from 1; the jump to clean data follows."""
 
+    def bin(self, index: Float[Tensor, "*n"], bins: int) -> Float[Tensor, "*n"]:
+        """The time of noise level index (0 ... bins - 1, 0 the cleanest) of `bins` levels."""
+
 
 def exact(t: Tensor) -> Tensor:
     """t in float64, or in float32 on a device that has no float64 (Apple's MPS)."""
@@ -71,6 +74,10 @@ class Karras:
     def clock(self, steps: int) -> Tensor:
         """EDM Eq. 5: both ends included, so that the last step leaves sigma_min for clean data."""
         return torch.linspace(1, 0, steps, dtype=torch.float64) if steps > 1 else torch.ones(1).double()
+
+    def bin(self, index: Tensor, bins: int) -> Tensor:
+        """Both ends are levels: 0 is sigma_min and bins - 1 is sigma_max, as in the released grid."""
+        return exact(index) / max(1, bins - 1)
 
 
 class Discrete:
@@ -115,6 +122,9 @@ class Discrete:
         """Evenly spaced from the last timestep ("trailing", Lin et al. 2023): 999, 979, ... 19 for 50 steps."""
         return torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1]
 
+    def bin(self, index: Tensor, bins: int) -> Tensor:
+        return (exact(index) + 1) / bins
+
 
 @dataclass(frozen=True)
 class RectifiedFlow:
@@ -138,6 +148,9 @@ class RectifiedFlow:
 
     def clock(self, steps: int) -> Tensor:
         return torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1]
+
+    def bin(self, index: Tensor, bins: int) -> Tensor:
+        return (exact(index) + 1) / bins
 
 
 def scales(schedule: NoiseSchedule, t: Float[Tensor, " b"], like: Float[Tensor, b *d]) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,10 @@ class Ddim:
     def nfe(self) -> int:
         return self.steps
 
+    @property
+    def deterministic(self) -> bool:
+        return True
+
     def __call__(self, denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, rng: Streams) -> Tensor:
         x_t = ode.start(schedule, noise)
         for t, u in ode.times(schedule, self.steps, noise):

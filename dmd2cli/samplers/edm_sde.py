@@ -35,6 +35,10 @@ class EdmSde:
     def nfe(self) -> int:
         return 2 * self.steps - 1
 
+    @property
+    def deterministic(self) -> bool:
+        return self.churn == 0
+
     def __call__(self, denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, rng: Streams) -> Tensor:
         x_t = ode.start(schedule, noise)
         for i, (t, u) in enumerate(ode.times(schedule, self.steps, noise)):

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from dmd2cli.core.denoiser import Denoise
-from dmd2cli.core.noise import NoiseSchedule, diffuse
+from dmd2cli.core.noise import NoiseSchedule, diffuse, scales
 from dmd2cli.core.random import Streams
 from dmd2cli.errors import UserError
+from dmd2cli.samplers import ode
 
 
 def few_step(
@@ -21,29 +22,36 @@ def few_step(
     times: Sequence[float],
     rng: Streams,
     stop: int | None = None,
+    stochastic: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """The input (x_t, t) of network call number `stop`, counted from 0; stop = len(times) gives (x, 0).
 
     x_t is pure noise of prior_std at the first call, whatever its time; after every call the clean prediction
-    is noised afresh to the next time. Training calls it with a random stop, inference with none: the same
-    function makes the inputs of both, which is all that backward simulation means.
+    is noised afresh to the next time, or with stochastic = False by the noise that it implies (DDIM). Training
+    calls it with a random stop, inference with none: the same function makes the inputs of both, which is all
+    that backward simulation means.
     """
     stop = len(times) if stop is None else stop
     x_t, t = schedule.prior_std * noise, noise.new_full((noise.shape[0],), times[0])
     for k in range(stop):
-        x, t = denoise(x_t, t), torch.zeros_like(t)
+        x = denoise(x_t, t)
         if k + 1 == len(times):
-            return x, t
-        t = torch.full_like(t, times[k + 1])
-        x_t = diffuse(x, t, schedule, rng.normal(f"renoise/{k + 1}", x))
+            return x, torch.zeros_like(t)
+        u = torch.full_like(t, times[k + 1])
+        if stochastic:
+            x_t = diffuse(x, u, schedule, rng.normal(f"renoise/{k + 1}", x))
+        else:
+            x_t = ode.jump(x_t, x, scales(schedule, t, x), scales(schedule, u, x)).to(x.dtype)
+        t = u
     return x_t, t
 
 
 @dataclass(frozen=True)
 class FewStep:
-    """The student's sampler at fixed times, falling in (0, 1]."""
+    """The student's sampler at fixed times, falling in (0, 1]; stochastic: fresh noise between calls, else the ODE's."""
 
     times: tuple[float, ...] = (1.0,)
+    stochastic: bool = True
 
     def __post_init__(self) -> None:
         if not self.times or list(self.times) != sorted(set(self.times), reverse=True) or self.times[-1] <= 0:
@@ -53,5 +61,9 @@ class FewStep:
     def nfe(self) -> int:
         return len(self.times)
 
+    @property
+    def deterministic(self) -> bool:
+        return not self.stochastic or len(self.times) == 1
+
     def __call__(self, denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, rng: Streams) -> Tensor:
-        return few_step(denoise, schedule, noise, self.times, rng)[0]
+        return few_step(denoise, schedule, noise, self.times, rng, stochastic=self.stochastic)[0]
