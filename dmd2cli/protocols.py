@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from dmd2cli.core.denoiser import Cond, Denoise, Denoiser
+from dmd2cli.core.denoiser import Cond, Denoise, Denoiser, without_scale
 from dmd2cli.core.heads import logits
 from dmd2cli.core.noise import NoiseSchedule
 from dmd2cli.core.random import Rng, Streams
@@ -126,6 +126,8 @@ class Nets:
     """At which depths, 0 the shallowest; None for the bottleneck."""
     bins: int | None = None
     """How many noise levels there are to draw from; None for all of the clock."""
+    decoders: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    """The teacher's ways to pixels, for losses on images."""
 
     def times(self, rng: Rng, name: str, like: Tensor, low: float = 0.0, high: float = 1.0) -> Float[Tensor, " b"]:
         """One time per row of like, uniform in [low, high), or over the bins from low to high, both included."""
@@ -137,7 +139,7 @@ class Nets:
 
     def realism(self, x_t: Float[Tensor, b *d], t: Float[Tensor, " b"], cond: Cond) -> Float[Tensor, "b n"]:
         """Logits of the discriminator, positive for real, one for each depth ([DMD2] Sec. 4.3)."""
-        judge = self.real if self.reads == "teacher" else self.fake
+        judge, cond = (self.real, without_scale(cond)) if self.reads == "teacher" else (self.fake, cond)
         if self.depths is None:
             return logits(self.head, judge.features(x_t, t, cond))
         return self.head(judge.taps(x_t, t, cond, self.depths))  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from dmd2cli.core.denoiser import Denoiser, guided
+from dmd2cli.core.denoiser import SCALE, Denoiser, bind, guided
 from dmd2cli.core.random import Numbered
 from dmd2cli.protocols import Raw, Sampler, Teacher
 
@@ -25,6 +25,9 @@ class Source:
     """A Denoiser: the student's, or the teacher's own."""
     sampler: Sampler
     guidance: float = 1.0
+    """Scale of classifier-free guidance, or of what a network that reads the scale is told."""
+    reads_scale: bool = False
+    """Whether the network takes the scale as a condition and so needs one pass."""
 
     @torch.no_grad()
     def draw(
@@ -45,7 +48,11 @@ class Source:
         cond, null = ({k: v.to(device) for k, v in c.items()} for c in self.teacher.encode(raw))
         streams = Numbered(seed, numbers)
         noise = streams.normal("noise", torch.empty(len(raw), *self.teacher.shape, device=device))
-        denoise = guided(cast(Denoiser, self.network), self.guidance, cond, null)
+        network = cast(Denoiser, self.network)
+        if self.reads_scale:
+            denoise = bind(network, {**cond, SCALE: noise.new_full((len(raw),), self.guidance)})
+        else:
+            denoise = guided(network, self.guidance, cond, null)
         return self.sampler(denoise, self.teacher.schedule, noise, streams)
 
     def images(self, raw: Sequence[Raw], seed: int, first: int = 0) -> UInt8[Tensor, "b 3 h w"]:

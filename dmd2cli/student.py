@@ -21,7 +21,7 @@ from dmd2cli import __version__, registry
 from dmd2cli.core.noise import Discrete, NoiseSchedule
 from dmd2cli.errors import UserError
 from dmd2cli.protocols import Raw, Teacher
-from dmd2cli.samplers.few_step import FewStep
+from dmd2cli.samplers.few_step import FewStep, check_table
 from dmd2cli.source import Source
 from dmd2cli.weights import fit_weights, read_metadata, read_weights, save_weights
 
@@ -40,9 +40,12 @@ class Student:
     @property
     def times(self) -> tuple[float, ...]:
         """The times of its network calls, falling from at most 1."""
-        sampler = self.source.sampler
-        assert isinstance(sampler, FewStep)
-        return sampler.times
+        return self._sampler.times
+
+    @property
+    def _sampler(self) -> FewStep:
+        assert isinstance(self.source.sampler, FewStep)
+        return self.source.sampler
 
     def __call__(
         self,
@@ -63,18 +66,40 @@ class Student:
         return self.source.images(raw, seed)
 
     def at_steps(self, steps: int) -> Student:
-        """The same student with its clock respaced evenly to another number of network calls."""
+        """The same student with its clock respaced evenly to another number of network calls.
+
+        Raises UserError if the times of so many calls are not timesteps of its teacher's table.
+        """
         if steps < 1:
             raise UserError(f"steps must be at least 1, got {steps}")
         times = tuple(self.times[0] * (1 - i / steps) for i in range(steps))
-        return replace(self, source=replace(self.source, sampler=FewStep(times)))
+        check_table(self.source.teacher.schedule, times)
+        return replace(self, source=replace(self.source, sampler=replace(self._sampler, times=times)))
+
+    def at_guidance(self, scale: float) -> Student:
+        """The same student at a guidance scale. Raises UserError for one that it was not trained for."""
+        trained = self.contract["guidance"]
+        if not isinstance(trained, Mapping):
+            if scale not in (1.0, trained):
+                raise UserError(f"guidance {scale:g}: this student has guidance {trained:g} baked in; leave it out")
+            return self
+        low, high = trained["min"], trained["max"]
+        if not low <= scale <= high:
+            raise UserError(f"guidance {scale:g}: this student was trained for scales from {low:g} to {high:g}")
+        return replace(self, source=replace(self.source, guidance=scale))
 
     def teacher(self) -> Source:
-        """The teacher it was distilled from, with its own sampler. Raises UserError if its weights are not there."""
+        """The teacher it was distilled from, with its own sampler, at the guidance scale of the student.
+
+        Raises UserError if its weights are not there.
+        """
         use, sampler = dict(self.contract["teacher"]), dict(self.contract["teacher_sampler"])
         teacher: Teacher = registry.load("teachers", use.pop("use"))(**use)
         device = next(self.source.network.parameters()).device
-        return Source(teacher, teacher.denoiser.to(device), registry.load("samplers", sampler.pop("use"))(**sampler))
+        trained = self.contract["guidance"]
+        scale = self.source.guidance if isinstance(trained, Mapping) else trained
+        draw = registry.load("samplers", sampler.pop("use"))(**sampler)
+        return Source(teacher, teacher.denoiser.to(device), draw, scale)
 
     def to(self, device: torch.device | str) -> Student:
         """Move its network, in place."""
@@ -85,11 +110,17 @@ class Student:
 def contract(
     teacher: Teacher,
     named: Mapping[str, Any],
-    times: Sequence[float],
-    guidance: float,
+    sampler: FewStep,
+    guidance: float | Mapping[str, float],
     trained: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What student.json holds. named: the recipe's teacher, teacher_sampler, metrics. trained: steps, which weights."""
+    """What student.json holds.
+
+    named: the recipe's teacher, teacher_sampler, metrics. guidance: the scale that is baked in, or min, max and
+    default of a student that reads it. trained: steps, which weights.
+    """
+    times = sampler.times
+    clock = {"use": "few_step", "times": list(times), "stochastic": sampler.stochastic}
     return {
         "format": FORMAT,
         **named,
@@ -97,9 +128,9 @@ def contract(
         "shape": list(teacher.shape),
         "conditions": list(teacher.conditions),
         "schedule": type(teacher.schedule).__name__,
-        "sampler": {"use": "few_step", "times": list(times), **native(teacher.schedule, times)},
+        "sampler": {**clock, **native(teacher.schedule, times)},
         "steps": len(times),
-        "guidance": guidance,
+        "guidance": guidance if isinstance(guidance, float) else dict(guidance),
         "trained": dict(trained),
         "dmd2cli": __version__,
     }
@@ -137,9 +168,21 @@ def load_student(ref: str | Path, device: torch.device | str = "cpu") -> Student
     if contract["format"] > FORMAT:
         raise UserError(f"{path}: student format {contract['format']} is newer than this dmd2; pip install -U dmd2cli")
     teacher: Teacher = registry.load("teachers", contract["teacher"]["use"])(skeleton=contract["details"])
-    network = (teacher.network or teacher.denoiser).eval().requires_grad_(False).to(device)
+    range_, sampler = contract["guidance"], contract["sampler"]
+    network = skeleton(teacher, isinstance(range_, Mapping)).eval().requires_grad_(False).to(device)
     fit_weights(network, read_weights(path), str(path))
-    return Student(Source(teacher, network, FewStep(tuple(contract["sampler"]["times"]))), contract)
+    draw = FewStep(tuple(sampler["times"]), sampler.get("stochastic", True))
+    if not isinstance(range_, Mapping):
+        return Student(Source(teacher, network, draw), contract)
+    return Student(Source(teacher, network, draw, range_["default"], reads_scale=True), contract)
+
+
+def skeleton(teacher: Teacher, reads_scale: bool) -> nn.Module:
+    """The network of a student, its weights still to be loaded."""
+    if not reads_scale:
+        return teacher.network or teacher.denoiser
+    assert teacher.guided_network is not None, "a student that reads the scale came from such a network"
+    return teacher.guided_network()
 
 
 def find(ref: Path) -> Path:

@@ -40,9 +40,8 @@ def _student(ref: str | None, steps: int | None, guidance: float | None, device:
         ref = str(newest())
         print(f"no subject given: the newest run is {ref}", file=sys.stderr)
     found = load_student(ref, runtime.device(device))
-    if guidance is not None and guidance != 1.0:
-        baked = found.contract["guidance"]
-        raise UserError(f"--guidance {guidance:g}: this student has guidance {baked:g} baked in; leave --guidance out")
+    if guidance is not None:
+        found = found.at_guidance(guidance)
     trained = len(found.times)
     if steps is not None and steps != trained:
         found = found.at_steps(steps)
@@ -58,6 +57,8 @@ def _teacher(recipe: str, steps: int | None, guidance: float | None, device: str
     found = load(recipe, [f"sampler.steps={steps}"] if steps is not None else [])
     check(found)
     source = build.teacher_source(found, runtime.device(device))
+    if guidance not in (None, 1.0) and not source.teacher.encode([None])[0]:
+        raise UserError(f"--guidance {guidance:g}: this teacher is unconditional; leave --guidance out")
     source = source if guidance is None else replace(source, guidance=guidance)
     return Subject(recipe, source, metrics=[{"use": m.use, **m.options} for m in found.metrics])
 

@@ -22,6 +22,15 @@ Denoise = Callable[[Float[Tensor, "b *d"], Float[Tensor, " b"]], Float[Tensor, "
 """(x_t, t) -> x_hat with the condition bound in: all that a sampler sees of a network."""
 
 
+SCALE = "guidance"
+"""Name of the condition that tells a student its guidance scale (b,), where it is conditioned on it."""
+
+
+def without_scale(cond: Cond) -> Cond:
+    """The conditions that a teacher knows."""
+    return {name: value for name, value in cond.items() if name != SCALE}
+
+
 class Denoiser(Protocol):
     """An nn.Module that predicts the clean sample and owns its private clock (c_noise)."""
 

@@ -37,6 +37,10 @@ class Rng:
         """A child whose draws are independent of every differently named one."""
         return Rng(self.seed, self.step, self.rows, self.total, f"{self.name}/{name}")
 
+    def sibling(self, name: str) -> Rng:
+        """The stream of that name beside this one: the same draws as whoever was given it."""
+        return Rng(self.seed, self.step, self.rows, self.total, f"{self.name.rpartition('/')[0]}/{name}")
+
     def normal(self, name: str, like: Tensor) -> Tensor:
         """Unit normal of like's shape (this micro-batch's rows first), device and dtype float32."""
         return self._rows(name, like, lambda shape, g: torch.randn(shape, generator=g, device=g.device))

@@ -31,8 +31,18 @@ def item(seed: int, stream: str, position: int, n: int) -> int:
 
 
 @dataclass(frozen=True)
+class PairBatch:
+    """The noise-image pairs of one micro-batch. where: the rows of the batch they are, if they are part of it."""
+
+    noise: Tensor
+    x: Tensor
+    cond: Cond
+    where: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Batch:
-    """One micro-batch: the rows of the global batch it holds, conditions to generate for, real data."""
+    """One micro-batch: the rows of the global batch it holds, conditions to generate for, real data, pairs."""
 
     rows: slice
     total: int
@@ -40,9 +50,20 @@ class Batch:
     null: Cond
     x: Tensor | None = None
     real_cond: Cond = field(default_factory=dict)
+    raw: Sequence[Raw] = ()
+    pair: PairBatch | None = None
 
     def __len__(self) -> int:
         return self.rows.stop - self.rows.start
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A set of noise-image pairs in use: how many per update, and whether they are part of the batch."""
+
+    dataset: Dataset
+    batch: int
+    matched: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,11 +76,12 @@ class Loader:
     device: torch.device
     prompts: Dataset | None = None
     real: Dataset | None = None
+    pairs: Paired | None = None
+    prompts_of_real: bool = False
+    """Samples are generated for the conditions of the real data of the same rows."""
 
-    def examples(self, dataset: Dataset, stream: str, step: int, rows: slice) -> list[Example]:
-        """The items of some rows of a step's global batch."""
-        first = step * self.batch
-        positions = range(first + rows.start, first + rows.stop)
+    def examples(self, dataset: Dataset, stream: str, positions: Sequence[int]) -> list[Example]:
+        """The items at some positions of a stream."""
         return [dataset[item(self.seed, stream, p, len(dataset))] for p in positions]
 
     def __call__(self, step: int, teacher: Teacher) -> list[Batch]:
@@ -68,22 +90,48 @@ class Loader:
         return [self._batch(step, slice(i, i + self.micro_batch), teacher) for i in starts]
 
     def _batch(self, step: int, rows: slice, teacher: Teacher) -> Batch:
-        cond, null = self._encode(teacher, self._prompts(step, rows))
-        if self.real is None:
-            return Batch(rows, self.batch, cond, null)
-        x, raw = self.reals(step, rows)
-        return Batch(rows, self.batch, cond, null, x, self._encode(teacher, raw)[0])
+        x, real_raw = self.reals(step, rows) if self.real is not None else (None, [])
+        raw = list(real_raw) if self.prompts_of_real else self._prompts(step, rows)
+        found, where = self._pairs(step, rows)
+        if found and where:
+            for row, pair in zip(where, found, strict=True):
+                raw[row] = pair.condition
+        cond, null = self._encode(teacher, raw)
+        real_cond = self._encode(teacher, real_raw)[0] if x is not None else {}
+        pair = self._paired(found, where, teacher) if found else None
+        return Batch(rows, self.batch, cond, null, x, real_cond, raw, pair)
 
     def reals(self, step: int, rows: slice) -> tuple[Tensor, list[Raw]]:
         """Real samples (b, *d) of some rows of a step's global batch, and their conditions."""
         assert self.real is not None
-        found = self.examples(self.real, "real", step, rows)
+        found = self.examples(self.real, "real", self._positions(step, rows))
         return self._to(torch.stack([e.x for e in found if e.x is not None])), [e.condition for e in found]
+
+    def _positions(self, step: int, rows: slice) -> range:
+        return range(step * self.batch + rows.start, step * self.batch + rows.stop)
 
     def _prompts(self, step: int, rows: slice) -> list[Raw]:
         if self.prompts is None:
             return [None] * (rows.stop - rows.start)
-        return [e.condition for e in self.examples(self.prompts, "prompts", step, rows)]
+        return [e.condition for e in self.examples(self.prompts, "prompts", self._positions(step, rows))]
+
+    def _pairs(self, step: int, rows: slice) -> tuple[list[Example], list[int]]:
+        """The pairs that go with some rows, and which of these rows they are; spread evenly over the global batch."""
+        if self.pairs is None:
+            return [], []
+        n = self.pairs.batch
+        first, last = rows.start * n // self.batch, rows.stop * n // self.batch
+        found = self.examples(self.pairs.dataset, "pairs", range(step * n + first, step * n + last))
+        if not self.pairs.matched:
+            return found, []
+        return found, [-(-i * self.batch // n) - rows.start for i in range(first, last)]
+
+    def _paired(self, found: Sequence[Example], where: Sequence[int], teacher: Teacher) -> PairBatch:
+        noise = torch.stack([e.noise for e in found if e.noise is not None])
+        x = torch.stack([e.x for e in found if e.x is not None])
+        cond = self._encode(teacher, [e.condition for e in found])[0]
+        rows = self._to(torch.tensor(where)) if where else None
+        return PairBatch(self._to(noise), self._to(x), cond, rows)
 
     def _encode(self, teacher: Teacher, raw: Sequence[Raw]) -> tuple[Cond, Cond]:
         cond, null = teacher.encode(raw)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dmd2cli.core.denoiser import Denoiser
+from dmd2cli.core.heads import Heads
 from dmd2cli.core.random import Rng
-from dmd2cli.data.base import Loader
-from dmd2cli.engine.distillation import Distillation
+from dmd2cli.data.base import Loader, Paired
+from dmd2cli.engine.balance import REFERENCE, Balance
+from dmd2cli.engine.distillation import Distillation, Terms
+from dmd2cli.engine.inputs import Inputs
 from dmd2cli.engine.player import Player
 from dmd2cli.engine.runtime import prepare
+from dmd2cli.engine.turns import Turns
 from dmd2cli.errors import UserError
 from dmd2cli.protocols import Dataset, Loss, Nets, Teacher
-from dmd2cli.recipe import Data, Recipe, Run
+from dmd2cli.recipe import Data, Recipe, Run, Student, Use
 from dmd2cli.recipe_build import build
+from dmd2cli.recipe_parts import Head, Pairs
 from dmd2cli.recipe_yaml import place
+from dmd2cli.samplers.few_step import check_table
 from dmd2cli.source import Source
 
 
@@ -39,50 +45,140 @@ def teacher_source(recipe: Recipe, device: torch.device) -> Source:
 def distillation(recipe: Recipe, device: torch.device) -> Distillation:
     """Everything that steps, with generator and critic starting as copies of the teacher ([DMD2] Sec. 3)."""
     source, run = teacher(recipe, device), recipe.run
-    terms = {name: (term.weight, _term(recipe, name)) for name, term in recipe.losses.items()}
-    needs_data(recipe, (loss for _, loss in terms.values()))
     build("samplers", recipe.sampler, "sampler")           # not needed to train, but better refused now than after
-    generator, fake = (_trainable(source, device, run) for _ in range(2))
+    check_times(recipe, source)
+    generator, fake = (trainable(source, recipe, device) for _ in range(2))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(Rng(run.seed, 0).generator("head", torch.device("cpu")).initial_seed())
-        head = source.head().to(device)
+        gan = head(source, recipe.critic.head, fake, device)
     real, *ours = (cast(Denoiser, net) for net in (source.denoiser, fake, generator))
-    nets = Nets(real, ours[0], head, ours[1], source.schedule, source.weighting)
-    critic = nn.ModuleDict({"fake": fake, "head": head})
+    reads, depths = recipe.critic.head.reads, recipe.critic.head.depths
+    places = (source.schedule, source.weighting, reads, depths, recipe.bins, source.decoders)
+    nets = Nets(real, ours[0], gan, ours[1], *places)
+    critic = nn.ModuleDict({"fake": fake, "head": gan})
     return Distillation(
         source,
         nets,
         Player(generator, recipe.student, run.steps, run.clip),
         Player(critic, recipe.critic, run.steps, run.clip),
-        terms,
-        recipe.student.times,
-        recipe.ttur,
+        terms(recipe, source, nets),
+        inputs(recipe.student, source),
+        turns(recipe),
         run.seed,
     )
 
 
-def loader(data: Data, run: Run, device: torch.device) -> Loader:
-    """The batches of a run, by step."""
-    prompts: Dataset | None = build("datasets", data.prompts, "data.prompts") if data.prompts else None
-    real: Dataset | None = build("datasets", data.real, "data.real") if data.real else None
-    return Loader(run.seed, run.batch, run.micro_batch or run.batch, device, prompts, real)
+def inputs(student: Student, source: Teacher) -> Inputs:
+    """How the student is called in training."""
+    scales = (student.guidance.min, student.guidance.max) if student.guidance else None
+    real = (student.input == "real", student.first_input == "real")
+    return Inputs(source.schedule, source.shape, student.times, student.sampler == "stochastic", *real, scales)
 
 
-def needs_data(recipe: Recipe, losses: Iterable[Loss]) -> None:
-    """Raise UserError if a term reads real data and the recipe has none, or a player has no term."""
-    found = list(losses)
-    if any(loss.reads_real for loss in found) and recipe.data.real is None:
-        where = place(recipe.places, "losses")
+def turns(recipe: Recipe, first: int = 0) -> Turns:
+    """Whose turn it is, counted from the first step of a stage."""
+    return Turns(recipe.ttur, recipe.critic.warmup, recipe.turns == "alternate", first)
+
+
+def terms(recipe: Recipe, source: Teacher, nets: Nets) -> Terms:
+    """The loss terms with their weights. Raises UserError for one that these networks or this data cannot serve."""
+    found: dict[str, tuple[float | Balance, Loss]] = {}
+    for name, term in recipe.losses.items():
+        loss: Loss = build("losses", term, f"losses.{name}")
+        where = f"{place(recipe.places, f'losses.{name}')}losses.{name}: "
+        if (check := getattr(loss, "check", None)) is not None:
+            prefixed(where, lambda check=check: check(source, nets))
+        if term.weight == "auto" and (loss.player != "generator" or name == REFERENCE or REFERENCE not in recipe.losses):
+            raise UserError(f"{where}weight auto is for generator terms beside {REFERENCE}; give a number")
+        found[name] = (Balance(name, term.auto_updates) if term.weight == "auto" else term.weight, loss)
+    needs_data(recipe, {name: loss for name, (_, loss) in found.items()})
+    return found
+
+
+def prefixed(where: str, action: Callable[[], object]) -> None:
+    """Call; a UserError gets its place in the recipe before it."""
+    try:
+        action()
+    except UserError as err:
+        raise UserError(f"{where}{err}") from err
+
+
+def loader(data: Data, run: Run, device: torch.device, of_real: bool = False, made: Callable[..., Dataset] = build) -> Loader:
+    """The batches of a run, by step. of_real: conditions are those of the real data. made: how data sets are built."""
+    use: Mapping[str, Use | None] = {"prompts": data.prompts, "real": data.real, "pairs": data.pairs}
+    found = {key: made("datasets", u, f"data.{key}") if u is not None else None for key, u in use.items()}
+    size, paired = run.micro_batch or run.batch, None
+    if data.pairs is not None and found["pairs"] is not None:
+        paired = Paired(found["pairs"], pairs_per_update(data.pairs, run), data.pairs.matched)
+    return Loader(run.seed, run.batch, size, device, found["prompts"], found["real"], paired, of_real)
+
+
+def pairs_per_update(pairs: Pairs, run: Run) -> int:
+    """Pairs in a global batch. Raises UserError if they cannot be shared out among its micro-batches."""
+    n, micro = pairs.batch or run.batch, run.micro_batch or run.batch
+    where = f"{place(pairs.places, 'data.pairs')}data.pairs.batch: "
+    if n * micro % run.batch:
+        raise UserError(f"{where}{n} pairs cannot be shared out among {run.batch // micro} micro-batches; change it")
+    if pairs.matched and n > run.batch:
+        raise UserError(f"{where}{n} matched pairs are more than run.batch = {run.batch}, which they are part of")
+    return n
+
+
+def needs_data(recipe: Recipe, losses: Mapping[str, Loss]) -> None:
+    """Raise UserError if something reads data that the recipe does not have, or a player has no term."""
+    where, student = place(recipe.places, "losses"), recipe.student
+    if any(loss.reads_real for loss in losses.values()) and recipe.data.real is None:
         raise UserError(f"{where}a GAN term reads real data: add data.real, or remove the term")
+    if "real" in (student.input, student.first_input) or recipe.data.prompts_of_real:
+        if recipe.data.real is None:
+            raise UserError("student.input, student.first_input or data.prompts_of_real reads real data: add data.real")
+    if any(getattr(loss, "reads_pairs", False) for loss in losses.values()) and recipe.data.pairs is None:
+        raise UserError(f"{where}regression reads pairs: make some with `dmd2 pairs` and pass data.pairs.path=DIR")
+    if any(getattr(loss, "reads_logits", False) for loss in losses.values()) and not trains_head(losses.values()):
+        raise UserError(f"{where}a divergence other than reverse_kl reads the discriminator: add gan_critic")
     for player in ("generator", "critic"):
-        if not any(loss.player == player for loss in found):
-            raise UserError(f"{place(recipe.places, 'losses')}no term for the {player}: it would never learn; add one")
+        if not any(loss.player == player for loss in losses.values()):
+            raise UserError(f"{where}no term for the {player}: it would never learn; add one")
 
 
-def _term(recipe: Recipe, name: str) -> Loss:
-    return build("losses", recipe.losses[name], f"losses.{name}")
+def trains_head(losses: Iterable[Loss]) -> bool:
+    """Does a term teach the discriminator?"""
+    return any(loss.player == "critic" and loss.reads_real for loss in losses)
 
 
-def _trainable(source: Teacher, device: torch.device, run: Run) -> nn.Module:
-    copy = deepcopy(source.network or source.denoiser)
-    return prepare(copy.train().requires_grad_(True), device, run)
+def check_times(recipe: Recipe, source: Teacher) -> None:
+    """Raise UserError for student times that are not among the timesteps of a table."""
+    where = place(recipe.places, "student.times")
+    prefixed(f"{where}student.times: ", lambda: check_table(source.schedule, recipe.student.times))
+
+
+def trainable(source: Teacher, recipe: Recipe, device: torch.device) -> nn.Module:
+    """A network of the teacher's that learns; one that reads the guidance scale if the student is to."""
+    if recipe.student.guidance is not None:
+        if source.guided_network is None:
+            where = place(recipe.places, "student.guidance")
+            raise UserError(f"{where}student.guidance: a {recipe.teacher.use} student cannot read the scale; leave it out")
+        copy = source.guided_network()
+    else:
+        copy = deepcopy(source.network or source.denoiser)
+    return prepare(copy.train().requires_grad_(True), device, recipe.run)
+
+
+def head(source: Teacher, asked: Head, fake: nn.Module, device: torch.device) -> nn.Module:
+    """A fresh GAN head on what it is to read. Raises UserError for a depth that is not there."""
+    if asked.depths is None:
+        return source.head().to(device)
+    judge = source.denoiser if asked.reads == "teacher" else fake
+    return Heads(shapes(source, judge, asked.depths, device)).to(device)
+
+
+@torch.no_grad()
+def shapes(source: Teacher, judge: nn.Module, depths: tuple[int, ...], device: torch.device) -> list[torch.Size]:
+    """Of the features at some depths of a network."""
+    x, t = torch.zeros(2, *source.shape, device=device), torch.ones(2, device=device)
+    cond = {k: v.to(device) for k, v in source.encode([None, None])[1].items()}
+    try:
+        taps: list[Tensor] = judge.taps(x, t, cond, depths)  # type: ignore[operator]
+    except (IndexError, AttributeError):
+        raise UserError(f"critic.head.depths: {list(depths)} are not all depths of this network; leave depths out") from None
+    return [h.shape for h in taps]

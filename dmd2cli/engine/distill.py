@@ -2,63 +2,127 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dmd2cli import images
+from dmd2cli import images, recipe_build
 from dmd2cli.core.random import Rng
 from dmd2cli.data.base import Loader
 from dmd2cli.engine import build
-from dmd2cli.engine.distillation import Distillation
+from dmd2cli.engine.balance import Balance
+from dmd2cli.engine.distillation import Distillation, Terms
+from dmd2cli.engine.lag import critic_lag
 from dmd2cli.errors import UserError
 from dmd2cli.protocols import Dataset, Teacher
 from dmd2cli.recipe import Recipe, Use
 from dmd2cli.recipe_build import check_options
+from dmd2cli.recipe_stages import Stage, staged
 from dmd2cli.recipe_yaml import place
 from dmd2cli.samplers.few_step import FewStep
 from dmd2cli.source import Source
 from dmd2cli.student import contract, save_student
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A stage, ready to run: its recipe, its terms, its data."""
+
+    stage: Stage
+    terms: Terms
+    loader: Loader
+
+
 @dataclass
 class DistillJob:
     """A Job of the trainer: the step of a Distillation, fed by its loader, published as a student."""
 
-    recipe: Recipe
     distillation: Distillation
-    loader: Loader
+    phases: Sequence[Phase]
+    now: int = 0
+    """Which phase it is in."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """Of the current stage."""
+        return self.phases[self.now].stage.recipe
+
+    @property
+    def loader(self) -> Loader:
+        """Of the current stage."""
+        return self.phases[self.now].loader
+
+    def seek(self, step: int) -> None:
+        """Enter the stage of a step, if that is another one: weights, moments and averages stay."""
+        found = next(i for i, phase in enumerate(self.phases) if step < phase.stage.until or phase is self.phases[-1])
+        if found != self.now:
+            self.enter(found)
+
+    def enter(self, phase: int) -> None:
+        """Make a phase the current one."""
+        self.now, d, stage = phase, self.distillation, self.phases[phase].stage
+        run, length = stage.recipe.run, stage.until - stage.first
+        d.generator.enter(stage.recipe.student, length, run.clip, stage.first)
+        d.critic.enter(stage.recipe.critic, length, run.clip, stage.first)
+        d.nets = replace(d.nets, bins=stage.recipe.bins)
+        d.inputs, d.turns = build.inputs(stage.recipe.student, d.teacher), build.turns(stage.recipe, stage.first)
+        d.terms = self.phases[phase].terms
 
     def step(self, step: int) -> Mapping[str, Tensor]:
-        rng = Rng(self.recipe.run.seed, step)
+        self.seek(step)
+        rng, d = Rng(self.recipe.run.seed, step), self.distillation
         torch.manual_seed(rng.generator("network", torch.device("cpu")).initial_seed())    # for dropout and its like
-        return self.distillation.step(self.loader(step, self.distillation.teacher), step)
+        batches, every = self.loader(step, d.teacher), self.recipe.critic.lag_every
+        found = d.step(batches, step)
+        if every is not None and (step + 1) % every == 0:
+            found |= {"critic/lag": critic_lag(d, batches, step)}
+        return found | ({"stage": torch.tensor(self.now)} if len(self.phases) > 1 else {})
+
+    def balances(self) -> dict[str, Balance]:
+        """The weights that are measured, by term."""
+        return {name: w for name, (w, _) in self.distillation.terms.items() if isinstance(w, Balance)}
 
     def state(self) -> dict[str, Any]:
         d = self.distillation
-        return {"players": {"generator": d.generator.state(), "critic": d.critic.state()}}
+        measured = {name: balance.state() for name, balance in self.balances().items()}
+        players = {"generator": d.generator.state(), "critic": d.critic.state()}
+        return {"players": players, **({"balance": measured} if measured else {})}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.distillation.generator.load_state(state["players"]["generator"])
         self.distillation.critic.load_state(state["players"]["critic"])
+        for name, balance in self.balances().items():
+            balance.load_state(state["balance"][name])
 
     def source(self) -> Source:
         """What the student draws with, now."""
         d = self.distillation
-        return Source(d.teacher, d.generator.best, FewStep(d.times))
+        scale = self.guidance()
+        sampler = FewStep(d.inputs.times, d.inputs.stochastic)
+        if isinstance(scale, float):
+            return Source(d.teacher, d.generator.best, sampler)
+        return Source(d.teacher, d.generator.best, sampler, scale["default"], reads_scale=True)
+
+    def guidance(self) -> float | dict[str, float]:
+        """The scale that is baked in, or the range of a student that reads it."""
+        matching, chosen = self.recipe.losses.get("distribution_matching"), self.recipe.student.guidance
+        scale = float(matching.options.get("guidance", 1.0)) if matching else 1.0
+        if chosen is None:
+            return scale
+        return {"min": chosen.min, "max": chosen.max, "default": min(max(scale, chosen.min), chosen.max)}
 
     def publish(self, folder: Path, step: int) -> None:
         d = self.distillation
-        matching = self.recipe.losses.get("distribution_matching")
-        guidance = matching.options.get("guidance", 1.0) if matching else 1.0
         weights = "ema" if d.generator.ema else "raw"
         trained = {"steps": step, "generator_updates": d.generator.updates, "weights": weights}
-        found = contract(d.teacher, self._named(), d.times, guidance, trained)
-        save_student(folder / "student", d.generator.best, found)
+        trained |= {"auto_weights": {k: w.weight for k, w in found.items()}} if (found := self.balances()) else {}
+        sampler = FewStep(d.inputs.times, d.inputs.stochastic)
+        save_student(folder / "student", d.generator.best, contract(d.teacher, self._named(), sampler, self.guidance(), trained))
 
     def _named(self) -> dict[str, Any]:
         """The plugins of the recipe that a student remembers."""
@@ -78,12 +142,50 @@ def as_dict(use: Use) -> dict[str, Any]:
 
 
 def job(recipe: Recipe, device: torch.device) -> DistillJob:
-    """The job of a recipe. Raises UserError for whatever in it cannot be built."""
-    made = DistillJob(recipe, build.distillation(recipe, device), build.loader(recipe.data, recipe.run, device))
-    check_labels(recipe, made.distillation.teacher, made.loader.prompts)
-    for i, metric in enumerate(recipe.metrics):
-        check_options("metrics", metric, f"metrics.{i}")
-    return made
+    """The job of a recipe, all of its stages built. Raises UserError for whatever in it cannot be."""
+    stages = staged(recipe)
+    d, made = build.distillation(stages[0].recipe, device), memo(recipe_build.build)
+    phases = []
+    for stage in stages:
+        found, of_real = stage.recipe, stage.recipe.data.prompts_of_real or stage.recipe.student.input == "real"
+        terms = build.terms(found, d.teacher, d.nets) if phases else d.terms
+        loader = build.loader(found.data, found.run, device, of_real, made)
+        check_labels(found, d.teacher, loader.prompts)
+        check_pairs(found, d.teacher, loader)
+        for i, metric in enumerate(found.metrics):
+            check_options("metrics", metric, f"metrics.{i}")
+        phases.append(Phase(stage, terms, loader))
+    ready = DistillJob(d, phases)
+    ready.enter(0)
+    return ready
+
+
+def memo(made: Callable[..., Any]) -> Callable[..., Any]:
+    """Build the same reference once: stages mostly share their data sets."""
+    kept: dict[str, Any] = {}
+
+    def build(kind: str, use: Use, key: str) -> Any:
+        name = json.dumps([kind, as_dict(use)], sort_keys=True)
+        if name not in kept:
+            kept[name] = made(kind, use, key)
+        return kept[name]
+
+    return build
+
+
+def check_pairs(recipe: Recipe, teacher: Teacher, loader: Loader) -> None:
+    """Raise UserError if the pairs are another teacher's, another sampler's, or cannot be used by this student."""
+    if loader.pairs is None:
+        return
+    where = f"{place(recipe.places, 'data.pairs')}data.pairs: "
+    if recipe.student.guidance is not None:
+        raise UserError(f"{where}pairs have one guidance scale; leave student.guidance out")
+    if loader.pairs.matched and len(recipe.student.times) > 1:
+        raise UserError(f"{where}matched pairs are for students of one step; set data.pairs.matched=false")
+    matching = recipe.losses.get("distribution_matching")
+    scale = float(matching.options.get("guidance", 1.0)) if matching else 1.0
+    if (check := getattr(loader.pairs.dataset, "check", None)) is not None:
+        build.prefixed(where, lambda: check(teacher, as_dict(recipe.sampler), scale))
 
 
 def check_labels(recipe: Recipe, teacher: Teacher, prompts: Dataset | None) -> None:

@@ -11,9 +11,14 @@ from torch import Tensor
 from dmd2cli.core.denoiser import bind
 from dmd2cli.core.random import Rng
 from dmd2cli.data.base import Batch
+from dmd2cli.engine.balance import REFERENCE, Balance
+from dmd2cli.engine.inputs import Inputs
 from dmd2cli.engine.player import Player
-from dmd2cli.protocols import Loss, Nets, Sample, Teacher
-from dmd2cli.samplers.few_step import few_step
+from dmd2cli.engine.turns import Turns
+from dmd2cli.protocols import Loss, Nets, Pair, Sample, Teacher
+
+Terms = Mapping[str, tuple[float | Balance, Loss]]
+"""Name -> (recipe weight, term), of both players."""
 
 
 @dataclass
@@ -24,28 +29,42 @@ class Distillation:
     nets: Nets
     generator: Player
     critic: Player
-    terms: Mapping[str, tuple[float, Loss]]
-    """Name -> (recipe weight, term), of both players."""
-    times: tuple[float, ...]
-    ttur: int
+    terms: Terms
+    inputs: Inputs
+    turns: Turns
     seed: int
 
     def student(self, batch: Batch, rng: Rng, grad: bool) -> Sample:
         """One student sample. Its input is simulated, never noised data ([DMD2] Sec. 4.5)."""
-        generate, rng = bind(self.nets.generator, batch.cond), rng.at(batch.rows, batch.total).stream("student")
-        k = rng.index("k", len(self.times))                                # the same on every rank
-        empty = next(self.generator.module.parameters()).new_empty(len(batch), *self.teacher.shape)
+        rng, device = rng.at(batch.rows, batch.total).stream("student"), self.generator.device
+        batch = self.inputs.conditioned(batch, rng, device)
+        generate, pair = bind(self.nets.generator, batch.cond), None
         with torch.no_grad():
-            x_t, t = few_step(generate, self.nets.schedule, rng.normal("noise", empty), self.times, rng, stop=k)
+            x_t, t = self.inputs.draw(generate, batch, rng, device)
         with torch.set_grad_enabled(grad):
             x = generate(x_t, t)
-        return Sample(x, batch.rows, batch.total, batch.cond, batch.null, batch.x, batch.real_cond)
+        if grad and batch.pair is not None:                                # [DMD] Eq. 9, on a data stream of its own
+            made = x[batch.pair.where] if batch.pair.where is not None else None
+            ref = made if made is not None else self.nets.generator(*self.inputs.first(batch.pair.noise), batch.pair.cond)
+            pair = Pair(batch.pair.x, ref)
+        rest = (batch.rows, batch.total, batch.cond, batch.null, batch.x, batch.real_cond, batch.raw)
+        return Sample(x, *rest, pair=pair)
 
     def losses(self, player: str, s: Sample, rng: Rng) -> dict[str, Tensor]:
         """The weighted terms of one player on one micro-batch, each with streams of its own."""
         rng = rng.at(s.rows, s.total)
         mine = {name: term for name, term in self.terms.items() if term[1].player == player}
-        return {name: weight * loss(s, self.nets, rng.stream(name)) for name, (weight, loss) in mine.items()}
+        found = {name: loss(s, self.nets, rng.stream(name)) for name, (_, loss) in mine.items()}
+        return {name: self.weight(name, s, found) * value for name, value in found.items()}
+
+    def weight(self, name: str, s: Sample, found: Mapping[str, Tensor]) -> float:
+        """The recipe's weight of a term, or the one that is being measured."""
+        weight = self.terms[name][0]
+        if not isinstance(weight, Balance):
+            return weight
+        if not weight.done:
+            weight.measure(s.x, self.weight(REFERENCE, s, found) * found[REFERENCE], found[name])
+        return weight.weight
 
     def step(self, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
         """One critic update; every ttur-th step a generator update first ([DMD2] Sec. 4.2).
@@ -59,10 +78,19 @@ class Distillation:
             made.append(s.detached())
             return self.losses("generator", s, rng)
 
-        if step % self.ttur == 0:
+        if self.turns.generator(step):
             found = self.generator.update(generator_losses, batches, step, frozen=[self.critic])
-            log |= {f"generator/{name}": value for name, value in found.items()}
+            log |= {f"generator/{name}": value for name, value in {**found, **self.balanced()}.items()}
         else:
             made = [self.student(batch, rng, grad=False) for batch in batches]
-        found = self.critic.update(lambda s: self.losses("critic", s, rng), made, step)
-        return log | {f"critic/{name}": value for name, value in found.items()}
+        if self.turns.critic(step):
+            found = self.critic.update(lambda s: self.losses("critic", s, rng), made, step)
+            log |= {f"critic/{name}": value for name, value in found.items()}
+        return log
+
+    def balanced(self) -> dict[str, Tensor]:
+        """The automatic weights after a generator update."""
+        found = {name: weight for name, (weight, _) in self.terms.items() if isinstance(weight, Balance)}
+        for weight in found.values():
+            weight.measured += not weight.done
+        return {f"weight/{name}": torch.tensor(weight.weight) for name, weight in found.items()}

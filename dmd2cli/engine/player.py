@@ -35,14 +35,30 @@ class Player:
     """How a loss is run: micro-batches, gradient clipping, AdamW, EMA. What the loss is, is not its business."""
 
     def __init__(self, module: nn.Module, config: Optimiser, steps: int, clip: float | None) -> None:
-        """steps: of the whole run, for the learning rate. clip: largest L2 norm of the gradient, or None."""
-        self.module, self.config, self.steps, self.clip, self.updates = module, config, steps, clip, 0
+        """clip: largest L2 norm of the gradient if config.clip is "run", or None. The rest as in enter()."""
+        self.module, self.updates = module, 0
         self.parameters = [p for p in module.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(
-            self.parameters, config.lr, config.betas, weight_decay=config.weight_decay, fused=True
-        )
+        self.optimiser = torch.optim.AdamW(self.parameters, config.lr, fused=True)
+        self.ema: nn.Module | None = None
+        self.enter(config, steps, clip)
+
+    def enter(self, config: Optimiser, steps: int, clip: float | None, first: int = 0) -> None:
+        """Begin a stage of `steps` steps at step `first`, with weights and moments as they are.
+
+        The learning rate warms up and decays within the stage; a moving average that is new starts from the weights.
+        """
+        self.config, self.first, self.steps = config, first, steps
+        self.clip = clip if config.clip == "run" else config.clip
+        for group in self.optimiser.param_groups:
+            group |= {"betas": config.betas, "weight_decay": config.weight_decay}
         averaged = isinstance(config, Averaged) and config.ema_halflife_images is not None
-        self.ema = deepcopy(module).eval().requires_grad_(False) if averaged else None
+        if averaged != (self.ema is not None):
+            self.ema = deepcopy(self.module).eval().requires_grad_(False) if averaged else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where its network is."""
+        return self.parameters[0].device
 
     @property
     def best(self) -> nn.Module:
@@ -79,7 +95,7 @@ class Player:
         if self.clip is not None and (norm.is_cuda or norm > self.clip):       # on a GPU, asking would wait for it
             nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm, foreach=True)
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.config, step, self.steps)
+            group["lr"] = learning_rate(self.config, step - self.first, self.steps)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         return norm

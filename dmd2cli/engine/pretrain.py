@@ -46,6 +46,9 @@ class Pretraining:
     player: Player
     loader: Loader
 
+    def seek(self, step: int) -> None:
+        """Nothing: every step is alike."""
+
     def step(self, step: int) -> Mapping[str, Tensor]:
         run = self.recipe.run
         size = run.micro_batch or run.batch

@@ -33,6 +33,9 @@ from dmd2cli.recipe import Run
 class Job(Protocol):
     """What a trainer trains: a distillation, or a network from scratch."""
 
+    def seek(self, step: int) -> None:
+        """Be in the state in which `step` is trained: the stage of a recipe that has several."""
+
     def step(self, step: int) -> Mapping[str, Tensor]:
         """Train one step; returns scalars on the device."""
 
@@ -68,14 +71,15 @@ def train(job: Job, run: Run, folder: Path, resume: Path | None = None) -> int:
     Raises KeyboardInterrupt after saving when asked to stop, Diverged when a logged number is not finite,
     UserError when a checkpoint is damaged or cannot be written.
     """
-    done, values = restore(job, resume) if resume else (0, dict[str, Tensor]())
+    done, values = restore(job, resume) if resume else (0, {})
     start = done
     if resume:
         job.publish(folder, done)                  # the student may be newer than the checkpoint, or damaged
     log, end = Log(folder, done), deadline(run)
     with interruptible() as stop, progress(run.steps, done) as show:
         while done < run.steps and not stop.signals and time.monotonic() < end:
-            values |= job.step(done)               # the newest of every term: players do not move at every step
+            found = job.step(done)
+            values = found if other_stage(values, found) else values | found   # players do not move at every step
             done += 1
             last = done == run.steps
             if done % run.log_every == 0 or last:
@@ -104,9 +108,15 @@ def save(job: Job, run: Run, folder: Path, done: int, values: Mapping[str, Tenso
 
 def restore(job: Job, path: Path) -> tuple[int, dict[str, Tensor]]:
     """Load a checkpoint into a job; returns the steps it had done and the newest value of every term."""
-    job.load_state(checkpoint.load(path, job.state()))
     found = checkpoint.manifest(path)
+    job.seek(max(0, found["step"] - 1))            # the state is that of the stage that wrote it
+    job.load_state(checkpoint.load(path, job.state()))
     return found["step"], {name: torch.tensor(value) for name, value in found["values"].items()}
+
+
+def other_stage(values: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> bool:
+    """Do the numbers of a step belong to another stage than those before?"""
+    return "stage" in values and int(values["stage"]) != int(found["stage"])
 
 
 def finite(values: Mapping[str, Tensor], step: int, folder: Path) -> dict[str, float]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dmd2cli.core.denoiser import Denoise
-from dmd2cli.core.noise import NoiseSchedule, diffuse, scales
+from dmd2cli.core.noise import Discrete, NoiseSchedule, diffuse, scales
 from dmd2cli.core.random import Streams
 from dmd2cli.errors import UserError
 from dmd2cli.samplers import ode
@@ -44,6 +44,17 @@ def few_step(
             x_t = ode.jump(x_t, x, scales(schedule, t, x), scales(schedule, u, x)).to(x.dtype)
         t = u
     return x_t, t
+
+
+def check_table(schedule: NoiseSchedule, times: Sequence[float]) -> None:
+    """Raise UserError unless every time is a timestep of the schedule's table, if it has one."""
+    if not isinstance(schedule, Discrete):
+        return
+    n = len(schedule.alphas_cumprod)
+    if off := [t for t in times if abs(t * n - round(t * n)) > 1e-6 * n or round(t * n) < 1]:
+        steps = [k for k in range(1, 9) if n % k == 0]
+        even = f"evenly spaced steps must divide {n} ({', '.join(map(str, steps))}, ...)"
+        raise UserError(f"{off[0]:.6g} is between two of the {n} timesteps of this teacher's table; {even}")
 
 
 @dataclass(frozen=True)

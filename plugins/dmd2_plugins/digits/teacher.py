@@ -46,10 +46,10 @@ def c_noise(t: Tensor, schedule: Karras) -> Tensor:
     return schedule(t)[1].log() / 4
 
 
-def network(channels: Sequence[int]) -> Preconditioned:
-    """An untrained denoiser of this family."""
+def network(channels: Sequence[int], guided: bool = False) -> Preconditioned:
+    """An untrained denoiser of this family; guided: one that reads the guidance scale."""
     schedule = Karras(sigma_max=SIGMA_MAX)
-    unet = UNet(tuple(channels)).to(memory_format=torch.channels_last)
+    unet = UNet(tuple(channels), guided=guided).to(memory_format=torch.channels_last)
     return Preconditioned(unet, schedule, edm(SIGMA_DATA), partial(c_noise, schedule=schedule))
 
 
@@ -66,6 +66,15 @@ def teacher(weights: str | None = None, skeleton: Mapping[str, Any] | None = Non
     return wrap(denoiser, details)
 
 
+def guided_network(denoiser: Preconditioned, channels: Sequence[int]) -> Preconditioned:
+    """A copy of the denoiser that reads the guidance scale and ignores it at first."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = network(channels, guided=True)
+    made.load_state_dict(denoiser.state_dict(), strict=False)               # lacks the embedding of the scale alone
+    return made
+
+
 def wrap(denoiser: Preconditioned, details: Mapping[str, Any]) -> Teacher:
     """A denoiser of this family as a Teacher."""
     return Teacher(
@@ -75,6 +84,7 @@ def wrap(denoiser: Preconditioned, details: Mapping[str, Any]) -> Teacher:
         weighting=partial(weighting.edm, sigma_data=SIGMA_DATA),
         encode=encode,
         decode=to_uint8,
+        guided_network=partial(guided_network, denoiser, details["channels"]),
         head=partial(conv_head, details["channels"][-1], 2),
         conditions=tuple(range(CLASSES)),
         details=details,

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmd2cli.core.denoiser import Cond
+from dmd2cli.core.denoiser import SCALE, Cond
 
 
 class Block(nn.Module):
@@ -29,16 +29,22 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """x (b, 1, 8, 8), c_noise (b,), cond {"label": one-hot (b, 10), zeros = no class} -> F (b, 1, 8, 8).
 
-    The bottleneck after the middle block, (b, channels[-1], 2, 2), is what GAN heads read.
+    The bottleneck after the middle block, (b, channels[-1], 2, 2), is what GAN heads read. With guided, cond has
+    scales "guidance" (b,) as well; their embedding starts at zero, so that the network starts as it is without.
     """
 
     frequencies: Tensor
 
-    def __init__(self, channels: tuple[int, ...] = (16, 32, 64), classes: int = 10, embedding: int = 64) -> None:
+    def __init__(
+        self, channels: tuple[int, ...] = (16, 32, 64), classes: int = 10, embedding: int = 64, guided: bool = False
+    ) -> None:
         super().__init__()
         self.register_buffer("frequencies", torch.logspace(-1, 1.5, 16), persistent=False)
         layers = [nn.Linear(32 + classes, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()]
         self.embed = nn.Sequential(*layers)
+        if guided:
+            self.scale = nn.Sequential(nn.Linear(32, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+            nn.init.zeros_(self.scale[-1].weight), nn.init.zeros_(self.scale[-1].bias)
         self.input = nn.Conv2d(1, channels[0], 3, padding=1)
         wider = list(zip((channels[0], *channels), channels, strict=False))
         self.down = nn.ModuleList(Block(a, b, embedding) for a, b in wider)
@@ -48,13 +54,23 @@ class UNet(nn.Module):
         self.norm, self.output = nn.GroupNorm(4, channels[0]), nn.Conv2d(channels[0], 1, 3, padding=1)
 
     def encode(self, x: Tensor, c_noise: Tensor, cond: Cond) -> tuple[Tensor, ...]:
-        phase = c_noise[:, None] * self.frequencies
-        embedding = self.embed(torch.cat([phase.sin(), phase.cos(), cond["label"]], dim=1))
+        embedding = self.embed(torch.cat([self._waves(c_noise), cond["label"]], dim=1))
+        if SCALE in cond:
+            embedding = embedding + self.scale(self._waves(cond[SCALE].log1p()))
         h, skips = self.input(x.contiguous(memory_format=torch.channels_last)), []
         for level, block in enumerate(self.down):
             h = block(F.avg_pool2d(h, 2) if level else h, embedding)
             skips.append(h)
         return self.middle(h, embedding), embedding, *skips
+
+    def _waves(self, value: Tensor) -> Tensor:
+        """Sines and cosines (b, 32) of a number (b,)."""
+        phase = value[:, None] * self.frequencies
+        return torch.cat([phase.sin(), phase.cos()], dim=1)
+
+    def taps(self, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Features after each level, 8 x 8, 4 x 4 and 2 x 2, and the bottleneck."""
+        return (*state[2:], state[0])
 
     def decode(self, state: tuple[Tensor, ...]) -> Tensor:
         h, embedding, *skips = state

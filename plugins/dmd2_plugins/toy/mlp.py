@@ -27,5 +27,8 @@ class MLP(nn.Module):
         phase = c_noise[:, None] * self.frequencies
         return (self.encoder(torch.cat([x, phase.sin(), phase.cos(), *cond.values()], dim=1)),)
 
+    def taps(self, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return state
+
     def decode(self, state: tuple[Tensor, ...]) -> Tensor:
         return self.decoder(state[0])

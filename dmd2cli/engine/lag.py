@@ -1,0 +1,44 @@
+"""How far the critic is behind the student: what a few more updates on a student that stands still would gain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from dmd2cli.core.denoiser import Denoiser
+from dmd2cli.core.random import Rng
+from dmd2cli.data.base import Batch
+from dmd2cli.engine.distillation import Distillation
+from dmd2cli.losses.denoising import Denoising
+
+UPDATES = 5
+"""Extra updates of the copy of the critic that is measured."""
+
+
+def critic_lag(d: Distillation, batches: Sequence[Batch], step: int) -> Tensor:
+    """Share by which the denoising loss on fresh samples falls when a copy of the critic trains on.
+
+    0 is a critic that keeps up; 0.1 says that a tenth of its loss is lag. Nothing of the training changes: it
+    costs UPDATES critic updates, UPDATES + 1 student samples and two denoising passes, on streams of its own.
+    """
+    rng = Rng(d.seed, step).stream("lag")
+    critic = deepcopy(d.critic)
+    fake: Denoiser = critic.module["fake"]  # type: ignore[assignment, index]
+    ahead = replace(d, critic=critic, nets=replace(d.nets, fake=fake, head=critic.module["head"]))  # type: ignore[index]
+    fresh = [d.student(batch, rng.stream("fresh"), grad=False) for batch in batches]
+
+    @torch.no_grad()
+    def loss(of: Distillation) -> Tensor:
+        seen = [Denoising()(s, of.nets, rng.stream("held").at(s.rows, s.total)) * len(s) for s in fresh]
+        return torch.stack(seen).sum() / sum(len(s) for s in fresh)
+
+    before = loss(d)
+    for i in range(UPDATES):
+        more = rng.stream(str(i))
+        made = [d.student(batch, more, grad=False) for batch in batches]
+        critic.update(lambda s: ahead.losses("critic", s, more), made, step)  # noqa: B023
+    return 1 - loss(ahead) / before
