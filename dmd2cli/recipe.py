@@ -5,18 +5,14 @@ Compare recipes with differences(): `==` also asks whether both came from the sa
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-from pydantic import BaseModel, ValidationError
-
 from dmd2cli import __version__, registry
 from dmd2cli.errors import UserError
-from dmd2cli.recipe_errors import explain
-from dmd2cli.recipe_files import resolve
+from dmd2cli.recipe_errors import Loc, fields_at, validated
+from dmd2cli.recipe_files import preset, presets, resolve
 from dmd2cli.recipe_parts import (
     AnyRecipe,
     Averaged,
@@ -30,11 +26,12 @@ from dmd2cli.recipe_parts import (
     Term,
     Use,
 )
+from dmd2cli.recipe_stages import FIXED, staged
 from dmd2cli.recipe_yaml import Located, dotted, write
 
 __all__ = [
     "AnyRecipe", "Averaged", "Critic", "Data", "Optimiser", "PretrainRecipe", "Recipe", "Run", "Student", "Term", "Use",
-    "differences", "dump", "load", "load_any", "schema",
+    "differences", "dump", "leaves", "load", "load_any", "schema",
 ]  # fmt: skip
 
 R = TypeVar("R", Recipe, PretrainRecipe)
@@ -64,30 +61,49 @@ def load_any(path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
 
 def dump(recipe: AnyRecipe) -> str:
     """The recipe as YAML with every default written out; load() gives the same recipe back."""
-    body = write(recipe.model_dump(mode="json"))
-    return f"# Resolved by dmd2 {__version__}: overrides applied, defaults written out.\n{body}"
+    data = recipe.model_dump(mode="json")
+    if isinstance(recipe, Recipe) and recipe.preset is not None:
+        terms = preset(recipe.preset).data.get("losses", {})
+        data["losses"] |= {name: None for name in terms if name not in recipe.losses}     # load() lays the preset below
+    return f"# Resolved by dmd2 {__version__}: overrides applied, defaults written out.\n{write(data)}"
 
 
 def differences(old: AnyRecipe, new: AnyRecipe) -> list[tuple[str, Any, Any]]:
     """(dotted key, old value, new value) of every field or option that differs; None for a key not there."""
-    before, after = dict(_leaves(old.model_dump(mode="json"))), dict(_leaves(new.model_dump(mode="json")))
+    before, after = dict(leaves(old.model_dump(mode="json"))), dict(leaves(new.model_dump(mode="json")))
     return [(k, before.get(k), after.get(k)) for k in before | after if before.get(k) != after.get(k)]
 
 
-def schema() -> dict[str, Any]:
-    """JSON schema of a recipe file for editors, with the loss names that are installed.
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of all that holds nothing with a key of its own; a list of plain values is one."""
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        value = dict(enumerate(value))
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from leaves(inner, dotted(key, name))
+    else:
+        yield key, value
 
-    Nothing is required in it: a parent recipe or an override may give any key.
+
+def schema() -> dict[str, Any]:
+    """JSON schema of a recipe file for editors, with the loss names and presets that are installed.
+
+    Nothing is required in it: a preset, a parent recipe or an override may give any key.
     """
     made = Recipe.model_json_schema()
-    parts = made["$defs"]
+    parts, fields = made["$defs"], made["properties"]
     for part in (made, *(parts[name] for name in parts if name != "Use")):
         part.pop("required", None)
-    parts["Use"] = {"anyOf": [{"type": "string"}, parts["Use"]]}
+    parts |= {name: {"anyOf": [{"type": "string"}, parts[name]]} for name in ("Use", "Pairs")}
     term = {"anyOf": [{"$ref": "#/$defs/Term"}, {"type": "null"}]}
     terms = dict.fromkeys(registry.names("losses"), term)
+    fields["losses"] = {"type": "object", "properties": terms, "additionalProperties": False}
+    fields["preset"] |= {"anyOf": [{"enum": list(presets())}, {"type": "null"}]}
+    until = {"type": "integer", "exclusiveMinimum": 0, "description": "the step at which it ends; the last: run.steps"}
+    of_stage = {name: field for name, field in fields.items() if name not in FIXED} | {"until": until}
+    parts["Stage"] = {"type": "object", "properties": of_stage, "additionalProperties": False}
+    fields["stages"]["items"] = {"$ref": "#/$defs/Stage"}
     made["properties"] |= {
-        "losses": {"type": "object", "properties": terms, "additionalProperties": False},
         "extends": {"type": "string", "description": "one recipe that this one is laid over"},
         "tiers": {"type": "object", "additionalProperties": {"$ref": "#"}, "description": "for tier=NAME"},
     }
@@ -100,35 +116,11 @@ def _model(found: Located) -> type[AnyRecipe]:
 
 def _validated(found: Located) -> AnyRecipe:
     model = _model(found)
-    try:
-        return model.model_validate_json(json.dumps(found.data), context=found.places)
-    except ValidationError as err:
-        raise explain(err, found.places, partial(_allowed, model), needed=partial(_leaf, model)) from err
 
+    def allowed(loc: Loc) -> list[str]:
+        return [*fields_at(model, loc), *(() if loc else ("extends", "tiers"))]
 
-def _part(model: type[BaseModel], loc: Sequence[str | int]) -> Any:
-    """The annotation of the field at `loc`, the model itself at (); None inside lists and options."""
-    part: Any = model
-    for name in loc:
-        field = getattr(part, "model_fields", {}).get(name)
-        part = field.annotation if field else None
-    return part
-
-
-def _allowed(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
-    return [*_part(model, loc).model_fields, *(() if loc else ("extends", "tiers"))]
-
-
-def _leaf(model: type[BaseModel], loc: Sequence[str | int]) -> str:
-    """The first required key at or below a missing one: what an override has to name."""
-    part = _part(model, loc)
-    required = [name for name, field in getattr(part, "model_fields", {}).items() if field.is_required()]
-    return _leaf(model, (*loc, required[0])) if required else dotted(*loc)
-
-
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for name, inner in value.items():
-            yield from _leaves(inner, dotted(key, name))
-    else:
-        yield key, value
+    recipe = validated(model, found, allowed)
+    if isinstance(recipe, Recipe):
+        staged(recipe)
+    return recipe

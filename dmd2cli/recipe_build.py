@@ -13,7 +13,8 @@ from dmd2cli import registry
 from dmd2cli.errors import UserError, suggest
 from dmd2cli.recipe_errors import explain
 from dmd2cli.recipe_parts import AnyRecipe, Recipe, Term, Use
-from dmd2cli.recipe_yaml import place
+from dmd2cli.recipe_stages import stage_recipes
+from dmd2cli.recipe_yaml import Located, place
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
@@ -51,7 +52,14 @@ def check_options(kind: str, use: Use, key: str) -> None:
 
 
 def _references(recipe: AnyRecipe) -> Iterator[tuple[str, str, str]]:
-    """(kind, key, name) of every plugin that the recipe names."""
+    """(kind, key, name) of every plugin that the recipe names, and then of what each of its stages makes of it."""
+    yield from _named(recipe)
+    for i, stage in enumerate(stage_recipes(recipe) if isinstance(recipe, Recipe) else ()):
+        yield from ((kind, f"stages.{i}.{key}", name) for kind, key, name in _named(stage))
+
+
+def _named(recipe: AnyRecipe) -> Iterator[tuple[str, str, str]]:
+    """The same without the stages."""
     if isinstance(recipe, Recipe):
         yield "teachers", "teacher", recipe.teacher.use
         yield from (("losses", f"losses.{name}", name) for name in recipe.losses)
@@ -59,9 +67,10 @@ def _references(recipe: AnyRecipe) -> Iterator[tuple[str, str, str]]:
         yield from (("metrics", f"metrics.{i}", metric.use) for i, metric in enumerate(recipe.metrics))
     else:
         yield "pretraining", "task", recipe.task.use
-    for key, use in (("data.prompts", recipe.data.prompts), ("data.real", recipe.data.real)):
+    for key in ("prompts", "real", "pairs"):
+        use: Use | None = getattr(recipe.data, key)
         if use is not None:
-            yield "datasets", key, use.use
+            yield "datasets", f"data.{key}", use.use
 
 
 def _checked(factory: Callable[..., Any], use: Use | Term, key: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +84,7 @@ def _checked(factory: Callable[..., Any], use: Use | Term, key: str, given: dict
     try:
         values = _options_model(factory, wanted).model_validate_json(text)
     except ValidationError as err:
-        raise explain(err, use.places, lambda loc: named, prefix=key) from err
+        raise explain(err, Located(use.options, use.places), lambda loc: named, prefix=key) from err
     return unchecked | {name: getattr(values, f"option_{name}") for name in wanted}
 
 

@@ -1,4 +1,4 @@
-"""From a recipe's name and its overrides to one mapping: packaged recipes, extends, tiers, KEY=VALUE."""
+"""From a recipe's name and its overrides to one mapping: packaged recipes, presets, extends, tiers, KEY=VALUE."""
 
 from __future__ import annotations
 
@@ -8,13 +8,32 @@ from pathlib import Path
 from typing import Any
 
 from dmd2cli.errors import UserError, suggest
+from dmd2cli.recipe_merge import merge
 from dmd2cli.recipe_yaml import Located, dotted, parse
+
+PRESETS = "presets"
+"""The folder of the presets among the packaged recipes."""
+
+
+def root() -> Path:
+    """The folder of the packaged recipes."""
+    return Path(str(files("dmd2_recipes")))
 
 
 def packaged() -> dict[str, Path]:
     """Recipes that came with the installation: name (folders joined by "/") -> file."""
-    root = Path(str(files("dmd2_recipes")))
-    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
+    names = {path: path.relative_to(root()).with_suffix("") for path in sorted(root().rglob("*.yaml"))}
+    return {name.as_posix(): path for path, name in names.items() if name.parts[0] != PRESETS}
+
+
+def presets() -> dict[str, Path]:
+    """Presets that came with the installation: name -> file."""
+    return {path.stem: path for path in sorted((root() / PRESETS).glob("*.yaml"))}
+
+
+def preset(name: str) -> Located:
+    """The values of a preset, their places "preset NAME:LINE"."""
+    return read(presets()[name], f"preset {name}")
 
 
 def find(name: str | Path, near: Path | None = None) -> Path:
@@ -31,20 +50,20 @@ def find(name: str | Path, near: Path | None = None) -> Path:
     raise UserError(f"{name}: no such file, and no packaged recipe of that name{suggest(short, known)}")
 
 
-def read(path: Path) -> Located:
-    """The values of one recipe file, extends and tiers untouched."""
+def read(path: Path, label: str = "") -> Located:
+    """The values of one recipe file, extends and tiers untouched. label: what places call it, by default its path."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as err:
         raise UserError(f"{path}: not UTF-8 text (byte {err.start}); a recipe is a YAML file") from err
-    found = parse(text, lambda line: f"{path}:{line}")
+    found = parse(text, lambda line: f"{label or path}:{line}")
     if not isinstance(found.data, dict):
         raise UserError(f"{path}:1: not a mapping; a recipe has lines KEY: VALUE, see dmd2 recipes list")
     return found
 
 
 def resolve(name: str | Path, overrides: Sequence[str] = ()) -> Located:
-    """One recipe with its parent, the chosen tier and the overrides merged, in this order."""
+    """One recipe with its preset, its parent, the chosen tier and the overrides merged, in this order."""
     try:
         found = _extended(find(name))
     except OSError as err:
@@ -55,22 +74,17 @@ def resolve(name: str | Path, overrides: Sequence[str] = ()) -> Located:
         found = merge(found, _tier(found, tiers, tier))
     for change in changes:
         found = found if "tier" in change.data else merge(found, change)
-    return found
+    return _over_preset(found)
 
 
-def merge(base: Located, top: Located) -> Located:
-    """`top` over `base`, key by key; a plugin reference with another `use` starts afresh."""
-    return Located(_merged(base.data, top.data), {**base.places, **top.places})
-
-
-def _merged(base: Any, top: Any) -> Any:
-    if isinstance(base, str) and isinstance(top, dict):
-        base = {"use": base}                                # the short form of a plugin reference
-    if not isinstance(base, dict) or not isinstance(top, dict):
-        return top
-    if top.get("use", base.get("use")) != base.get("use"):
-        return top
-    return base | {key: _merged(base[key], value) if key in base else value for key, value in top.items()}
+def _over_preset(found: Located) -> Located:
+    """A distillation over the preset that it names."""
+    name = found.data.get("preset")
+    if not isinstance(name, str) or "task" in found.data:
+        return found
+    if name not in (known := presets()):
+        raise UserError(f"{found.at('preset')}preset: unknown preset {name!r}{suggest(name, known)}")
+    return merge(preset(name), found)
 
 
 def _extended(path: Path) -> Located:

@@ -44,16 +44,19 @@ class Source:
     @torch.no_grad()
     def latents(self, raw: Sequence[Raw], seed: int, numbers: Sequence[int]) -> Tensor:
         """The clean samples x behind some numbered images, in model units."""
-        device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
-        cond, null = ({k: v.to(device) for k, v in c.items()} for c in self.teacher.encode(raw))
-        streams = Numbered(seed, numbers)
-        noise = streams.normal("noise", torch.empty(len(raw), *self.teacher.shape, device=device))
+        noise = self.noise(seed, numbers)
+        cond, null = ({k: v.to(noise.device) for k, v in c.items()} for c in self.teacher.encode(raw))
         network = cast(Denoiser, self.network)
         if self.reads_scale:
             denoise = bind(network, {**cond, SCALE: noise.new_full((len(raw),), self.guidance)})
         else:
             denoise = guided(network, self.guidance, cond, null)
-        return self.sampler(denoise, self.teacher.schedule, noise, streams)
+        return self.sampler(denoise, self.teacher.schedule, noise, Numbered(seed, numbers))
+
+    def noise(self, seed: int, numbers: Sequence[int]) -> Tensor:
+        """The unit normal noise that some numbered images are made from, on the network's device."""
+        device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
+        return Numbered(seed, numbers).normal("noise", torch.empty(len(numbers), *self.teacher.shape, device=device))
 
     def images(self, raw: Sequence[Raw], seed: int, first: int = 0) -> UInt8[Tensor, "b 3 h w"]:
         """All images of draw() at once."""

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from dmd2cli import __version__
-from dmd2cli.cli import demo, distill, env, eval, export, plugins, pretrain, recipes, sample
+from dmd2cli.cli import demo, distill, env, eval, export, pairs, plugins, pretrain, recipes, sample
 from dmd2cli.errors import Diverged, UserError
 
 _ADVICE = {
@@ -42,6 +42,7 @@ app.command()(sample.sample)
 app.command("eval")(eval.evaluate)
 app.command()(export.export)
 app.command()(pretrain.pretrain)
+app.command()(pairs.pairs)
 app.command()(demo.demo)
 app.command()(env.env)
 app.add_typer(plugins.app, name="plugins")

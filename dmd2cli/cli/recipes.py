@@ -1,29 +1,30 @@
-"""dmd2 recipes: the recipes that came with the installation."""
+"""dmd2 recipes: the recipes that came with the installation, and what a recipe says in full."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="List, show and copy recipes.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="List, show, explain and copy recipes.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command("list")
 def list_recipes(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the packaged recipes, each with its first comment line."""
+    """List the packaged recipes, each with its first comment line; without --json the presets too."""
     from dmd2cli.cli.table import table
-    from dmd2cli.recipe_files import packaged
+    from dmd2cli.recipe_files import packaged, presets
 
-    found = [(name, _first_comment(path)) for name, path in packaged().items()]
+    found = _about(packaged())
     if as_json:
         print(json.dumps([{"name": name, "about": about} for name, about in found], indent=2))
     else:
-        print(table(("NAME", "ABOUT"), found))
+        print(table(("NAME", "ABOUT"), found), table(("PRESET", "ABOUT"), _about(presets())), sep="\n\n")
 
 
 @app.command()
@@ -35,6 +36,27 @@ def show(
     from dmd2cli.recipe import dump, load_any
 
     print(dump(load_any(name, overrides or [])), end="")
+
+
+@app.command()
+def explain(
+    recipe: Annotated[str, typer.Argument(help="A packaged recipe, or a file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print every value of a recipe: where it was written, the comment beside it, and what the DMD2 release has instead."""
+    from dmd2cli.cli.table import table
+    from dmd2cli.recipe_explain import COLUMNS, cells, explained
+
+    found = explained(recipe, overrides or [])
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    header = [name.upper() for name in COLUMNS]
+    print(table(header, [cells(row) for row in found["rows"]]))
+    for stage in found["stages"]:
+        print(f"\nstage {stage['stage']}, steps {stage['first']} to {stage['until']}:")
+        print(table(header, [cells(row) for row in stage["rows"]]))
 
 
 @app.command()
@@ -63,6 +85,11 @@ def schema() -> None:
     from dmd2cli.recipe import schema
 
     print(json.dumps(schema(), indent=2))
+
+
+def _about(found: Mapping[str, Path]) -> list[tuple[str, str]]:
+    """Names and first comments."""
+    return [(name, _first_comment(path)) for name, path in found.items()]
 
 
 def _first_comment(path: Path) -> str:

@@ -8,7 +8,7 @@ import torch
 
 from dmd2cli.core.noise import RectifiedFlow
 from dmd2cli.core.weighting import uniform
-from dmd2cli.data.base import Loader, item
+from dmd2cli.data.base import Loader, Paired, item
 from dmd2cli.protocols import Example, Teacher
 
 
@@ -104,3 +104,60 @@ def test_the_null_condition_has_a_row_for_every_condition():
 def test_an_item_is_a_function_of_seed_stream_and_position():
     assert [item(0, "a", p, 5) for p in range(10)] == [item(0, "a", p, 5) for p in range(10)]
     assert [item(0, "a", p, 50) for p in range(50)] != [item(0, "b", p, 50) for p in range(50)]
+
+
+@dataclass
+class Couples:
+    """Pair i is noise -i and image i."""
+
+    n: int
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, i):
+        return Example(torch.tensor([float(i)]), 100 + i, torch.tensor([-float(i)]))
+
+
+def paired(n, matched, micro_batch=6, **more):
+    pairs = Paired(Couples(8), n, matched)
+    return Loader(0, 6, micro_batch, torch.device("cpu"), Numbers(10), Numbers(14), pairs, **more)
+
+
+@pytest.mark.parametrize("matched", [False, True])
+@pytest.mark.parametrize("n", [2, 6])
+def test_pairs_are_the_same_whatever_the_micro_batch(n, matched):
+    for step in (0, 3):
+        whole, parts = paired(n, matched)(step, TEACHER), paired(n, matched, 3)(step, TEACHER)
+        assert [len(b.pair.x) for b in parts] == [n // 2, n // 2]
+        for pick in (lambda b: b.pair.x, lambda b: b.pair.noise, lambda b: b.pair.cond["number"], lambda b: b.cond["number"]):
+            assert torch.cat([pick(b) for b in parts]).equal(torch.cat([pick(b) for b in whole]))
+
+
+def test_a_pass_over_the_pairs_reads_each_once():
+    load = paired(2, False)
+    seen = [float(x) for step in range(4) for b in load(step, TEACHER) for x in b.pair.x]
+    assert sorted(seen) == list(range(8))
+
+
+def test_a_pair_keeps_its_noise_and_its_condition():
+    (batch,) = paired(3, False)(1, TEACHER)
+    assert batch.pair.noise.equal(-batch.pair.x) and batch.pair.cond["number"].equal(100 + batch.pair.x)
+    assert batch.pair.where is None
+
+
+def test_matched_pairs_give_their_rows_of_the_batch_their_conditions():
+    (batch,) = paired(3, True)(1, TEACHER)
+    assert batch.pair.where.tolist() == [0, 2, 4]
+    assert batch.cond["number"][[0, 2, 4]].equal(batch.pair.cond["number"])
+    assert (batch.cond["number"][[1, 3, 5]] < 100).all()
+    assert [batch.raw[i] for i in (0, 2, 4)] == [100 + int(x) for x in batch.pair.x]
+
+
+def test_conditions_may_be_those_of_the_real_batch():
+    load = Loader(0, 6, 6, torch.device("cpu"), Numbers(10), Numbers(14), prompts_of_real=True)
+    (batch,) = load(2, TEACHER)
+    assert batch.cond["number"].equal(batch.real_cond["number"])
+    (batch,) = paired(3, True, prompts_of_real=True)(2, TEACHER)
+    assert batch.cond["number"][[1, 3, 5]].equal(batch.real_cond["number"][[1, 3, 5]])
+    assert (batch.real_cond["number"] < 100).all()

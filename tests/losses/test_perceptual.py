@@ -129,7 +129,7 @@ class Malice:
 BROKEN = {
     "empty.pth": (lambda path: path.touch(), "cut short"),
     "text.pth": (lambda path: path.write_text("<html>404</html>"), "cut short"),
-    "code.pth": (lambda path: path.write_bytes(pickle.dumps(Malice())), "more than tensors"),
+    "code.pth": (lambda path: path.write_bytes(pickle.dumps(Malice(), protocol=2)), "more than tensors"),
     "zip.pth": (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(100)), "cut short"),
     "module.pth": (lambda path: torch.save(torch.nn.Linear(1, 1), path), "more than tensors"),
     "list.pth": (lambda path: torch.save([torch.zeros(1)], path), "not the weights of torchvision's VGG-16"),

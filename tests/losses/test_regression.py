@@ -30,7 +30,8 @@ def sample(b=4, spread=1.0):
     return Sample(torch.zeros(2, *SHAPE), slice(0, 2), 2, {}, {}, pair=Pair(target, x.requires_grad_()))
 
 
-NETS = SimpleNamespace(decoders={"full": decode, "tiny": lambda x: decode(x.flip(-1) / 2)}, generator=torch.nn.Linear(1, 1))
+DECODERS = {"full": decode, "tiny": lambda x: decode(x.flip(-1) / 2)}
+NETS = SimpleNamespace(decoders=DECODERS, generator=torch.nn.Linear(1, 1))
 
 
 def value(term, s):
@@ -59,7 +60,7 @@ def test_huber_is_quadratic_below_delta_and_linear_above(delta):
 @pytest.mark.parametrize("decoder", ["full", "tiny"])
 def test_lpips_compares_decoded_images_enlarged(vgg_file, decoder):
     s = sample()
-    x, y = (F.interpolate(NETS.decoders[decoder](v), (32, 32), mode="bilinear") for v in (s.pair.x, s.pair.target))
+    x, y = (F.interpolate(DECODERS[decoder](v), (32, 32), mode="bilinear") for v in (s.pair.x, s.pair.target))
     literal = lpips_vgg(vgg_file, torch.device("cpu"))(x, y).mean()
     found = value(Regression(decoder=decoder, resize=32, weights=vgg_file), s)
     assert found.item() == pytest.approx(literal.item(), rel=1e-6)

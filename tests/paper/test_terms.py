@@ -16,7 +16,7 @@ from dmd2cli.losses.denoising import Denoising
 from dmd2cli.losses.distribution_matching import DistributionMatching
 from dmd2cli.losses.gan import GanCritic, GanGenerator
 from dmd2cli.losses.joint_critic import JointCritic
-from dmd2cli.protocols import Sample
+from dmd2cli.protocols import Nets, Sample
 
 B, CLASSES = 8, 3
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
@@ -53,9 +53,7 @@ def sample(grad=True):
 
 def networks(schedule, real=None, fake=None):
     head = torch.nn.Linear(18, 1)
-    return SimpleNamespace(
-        real=real or Spy(0.5), fake=fake or Spy(0.9), head=head, generator=None, schedule=schedule, weighting=snr
-    )
+    return Nets(real or Spy(0.5), fake or Spy(0.9), head, None, schedule, snr)
 
 
 def gradient(term, s, nets):

@@ -1,0 +1,86 @@
+"""A job that counts its CPU seconds, and measures its student now and then while it trains."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dmd2cli.engine.checkpoint import write_json, write_text
+from dmd2cli.engine.distill import DistillJob
+from dmd2cli.engine.evaluate import measure
+from dmd2cli.protocols import Metric
+
+N = 2000
+"""Samples of a measurement during training."""
+
+
+@dataclass
+class Probed:
+    """A distillation as the trainer runs it, and beside it what a cell records: cell.json and series.jsonl."""
+
+    job: DistillJob
+    folder: Path
+    every: int
+    """Steps between measurements; 0 = never."""
+    metric: Callable[[], Metric]
+    seconds: float = 0.0
+    """CPU seconds of training so far; measuring, saving and starting are not in it."""
+    done: int = 0
+    series: list[dict[str, float]] = field(default_factory=list)
+
+    def step(self, step: int) -> Mapping[str, Tensor]:
+        started = time.process_time()
+        values = self.job.step(step)
+        self.seconds += time.process_time() - started
+        self.done = step + 1
+        if self.every and self.done % self.every == 0:
+            self.series.append(self.facts() | self.measured())
+        return values
+
+    def facts(self) -> dict[str, Any]:
+        """Steps, updates of both players, CPU seconds."""
+        d = self.job.distillation
+        updates = {"generator_updates": d.generator.updates, "critic_updates": d.critic.updates}
+        return {"steps": self.done, **updates, "cpu_seconds": round(self.seconds, 3)}
+
+    def measured(self) -> dict[str, float]:
+        """value: the metric of N samples of the averaged student. brightness: of the weights themselves, if known."""
+        source = self.job.source()
+        found = {"value": measure(self.metric(), source, N, seed=0)["value"]}
+        real = self.job.loader.real
+        if real is None:
+            return found
+        raw = replace(source, network=self.job.distillation.generator.module)
+        mean = raw.images(raw.conditions(N), seed=0).float().mean().item()
+        data = torch.stack([real[i].x for i in range(len(real))])
+        return found | {"brightness": mean - source.teacher.decode(data).float().mean().item()}
+
+    def state(self) -> dict[str, Any]:
+        cell = {"seconds": torch.tensor(self.seconds, dtype=torch.float64), "done": torch.tensor(self.done)}
+        return {**self.job.state(), "cell": cell}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.job.load_state(state)
+        self.seconds, self.done = float(state["cell"]["seconds"]), int(state["cell"]["done"])
+        self.series = [point for point in read_series(self.folder) if point["steps"] <= self.done]
+
+    def publish(self, folder: Path, step: int) -> None:
+        self.job.publish(folder, step)
+        write_json(folder / "cell.json", self.facts())
+        write_text(folder / "series.jsonl", "".join(f"{json.dumps(point)}\n" for point in self.series))
+
+    def preview(self, path: Path) -> None:
+        """None: a picture costs time and nobody looks."""
+
+
+def read_series(folder: Path) -> list[dict[str, float]]:
+    """The measurements during training in a run folder."""
+    path = folder / "series.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []

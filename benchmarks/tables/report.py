@@ -1,0 +1,139 @@
+"""A table as text (Markdown) and as JSON: what is finished, over seeds, beside the paper's numbers."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tables.table import Cell, Table
+
+Results = Mapping[Cell, Mapping[str, Any]]
+"""Finished cells and their JSON."""
+
+
+def results(cells: Sequence[Cell]) -> Results:
+    """Of the cells that are finished, with their recipes as they are now."""
+    return {cell: cell.held() or {} for cell in cells if cell.finished()}
+
+
+def lines(cells: Sequence[Cell], found: Results, failed: Mapping[Cell, str]) -> list[dict[str, Any]]:
+    """One mapping for every row and variant: the paper's numbers, ours over seeds, and what is missing."""
+    made, table = list[dict[str, Any]](), cells[0].table
+    for row, variant in sorted(dict.fromkeys((cell.row, cell.variant) for cell in cells), key=order(table)):
+        here = [cell for cell in cells if (cell.row, cell.variant) == (row, variant)]
+        good = [found[cell] for cell in here if "result" in found.get(cell, {})]
+        diverged = sum("diverged" in found.get(cell, {}) for cell in here)
+        spread = {key: mean_std([g["result"][key] for g in good if key in g["result"]]) for key in table.columns}
+        costs = [g["cost"] for g in good if g.get("cost")]
+        cost = {key: statistics.mean(c[key] for c in costs) for key in (costs[0] if costs else ())}
+        counts = {"finished": len(good), "diverged": diverged, "failed": sum(cell in failed for cell in here)}
+        made.append({
+            "row": row,
+            "variant": variant,
+            "title": table.rows[row].title,
+            "paper": dict(table.rows[row].paper),
+            "overrides": [*table.overrides, *table.rows[row].overrides, *table.rows[row].variants[variant]],
+            "ours": {key: value for key, value in spread.items() if value},
+            **cost,
+            "nfe": good[0]["result"]["nfe"] if good else None,
+            "cells": counts | {"not run": len(here) - sum(counts.values())},
+            "seeds": [one(cell, found.get(cell), failed.get(cell)) for cell in here],
+        })  # fmt: skip
+    return made
+
+
+def order(table: Table) -> Callable[[tuple[str, str]], int]:
+    """Rows as they stand in the table, the variants of a row below one another."""
+    rows = list(table.rows)
+    return lambda line: rows.index(line[0])
+
+
+def one(cell: Cell, held: Mapping[str, Any] | None, failure: str | None) -> dict[str, Any]:
+    """What the summary says of one cell: all but the recipe and the points."""
+    if held is None:
+        return {"seed": cell.seed, "failed" if failure else "not run": failure or True}
+    return {"seed": cell.seed} | {k: held[k] for k in SUMMARY if held.get(k)}
+
+
+SUMMARY = ("result", "cost", "series", "diverged", "taken_from", "note")
+
+
+def mean_std(values: Sequence[float]) -> dict[str, float] | None:
+    """Mean and, of two values or more, the standard deviation with n - 1."""
+    if not values:
+        return None
+    spread = {"std": statistics.stdev(values)} if len(values) > 1 else {}
+    return {"mean": statistics.mean(values), **spread, "n": len(values)}
+
+
+def text(table: Table, made: Sequence[Mapping[str, Any]]) -> str:
+    """The table in Markdown, aligned."""
+    papers = list(dict.fromkeys(name for row in table.rows.values() for name in row.paper))
+    columns = {key: title for key, title in table.columns.items() if any(key in line["ours"] for line in made)}
+    first = next(iter(table.columns))
+    columns = {first: table.columns[first], **columns}
+    heads = ["row", "variant", *(f"paper: {p}" for p in papers), *columns.values(), "calls", "updates G / critic"]
+    rows = [[*heads, "CPU s", "seeds"]]
+    for line in made:
+        paper = [number(line["paper"].get(name)) for name in papers]
+        ours = [spread(line["ours"].get(key)) for key in columns]
+        ours[0] = ours[0] or missing(line["cells"])
+        updates = f"{line['generator_updates']:.0f} / {line['critic_updates']:.0f}" if "cpu_seconds" in line else ""
+        cost = [number(line["nfe"]), updates, f"{line['cpu_seconds']:.0f}" if "cpu_seconds" in line else ""]
+        rows.append([line["title"], line["variant"], *paper, *ours, *cost, missing(line["cells"], all_of_them=True)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    body = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    notes = [f"{line['title']}, seed {s['seed']}: {s['note']}" for line in made for s in line["seeds"] if "note" in s]
+    notes += [f"{line['title']}, seed {s['seed']}: {s['failed']}" for line in made for s in line["seeds"] if "failed" in s]
+    return "\n".join([f"{table.title} ({table.source})", "", *body, *notes, ""])
+
+
+def number(value: float | None) -> str:
+    """Shortest form; nothing for None."""
+    return "" if value is None else f"{value:g}"
+
+
+def spread(value: Mapping[str, float] | None) -> str:
+    """mean ± std."""
+    if value is None:
+        return ""
+    return f"{value['mean']:.3f}" + (f" ± {value['std']:.3f}" if "std" in value else "")
+
+
+def missing(counts: Mapping[str, int], all_of_them: bool = False) -> str:
+    """What there is instead of a number; or how many cells are in which state."""
+    names = list(counts) if all_of_them else ["diverged", "failed", "not run"]
+    if all_of_them:
+        return ", ".join(f"{counts[name]} {name}" for name in names if counts[name])
+    return next((name for name in names if counts[name]), "")
+
+
+def summary(table: Table, made: Sequence[Mapping[str, Any]], command: str, budget: float, minutes: float) -> dict[str, Any]:
+    """The JSON of a table. budget, minutes: of the last command, and used by all of them."""
+    return {
+        "title": table.title,
+        "source": table.source,
+        "recipe": table.recipe,
+        "metric": table.metric,
+        "command": command,
+        "budget_minutes": budget,
+        "minutes": round(minutes, 1),
+        "hardware": hardware(),
+        "cores": torch.multiprocessing.cpu_count(),
+        "torch": torch.__version__,
+        "lines": list(made),
+    }
+
+
+def hardware() -> str:
+    """The processor's name."""
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] \
+        if info.is_file() else []
+    return names[0] if names else platform.processor() or platform.machine()

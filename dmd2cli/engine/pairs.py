@@ -1,0 +1,161 @@
+"""Noise-image pairs of a recipe's teacher ([DMD] Sec. 3.3): made shard by shard, from what lies in the folder already.
+
+Pair i is a function of the contract and of i: noise of (seed, i), condition i of the prompts in turn, and what the
+teacher's deterministic sampler makes of them. So any machine can make any slice, and copying shards into one folder
+merges slices. Batches start at multiples of run.micro_batch counted from a multiple of the shard size: slices that
+start and end there are equal to the whole set bit for bit on one machine, others to the rounding of the kernels,
+which depends on the size of a batch.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from dmd2cli.data.pair_files import FORMAT, METADATA, Shard, sampler_facts, shard_name, teacher_facts
+from dmd2cli.engine import build, checkpoint, trainer
+from dmd2cli.engine.pair_folder import batched, check_range, missing, survey, write_manifest
+from dmd2cli.errors import UserError
+from dmd2cli.protocols import Dataset, Raw
+from dmd2cli.recipe import Recipe, Use
+from dmd2cli.recipe_build import build as plugin
+from dmd2cli.recipe_yaml import place
+from dmd2cli.source import Source
+from dmd2cli.weights import save_weights
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What makes pair i of i."""
+
+    source: Source
+    prompts: Dataset | None
+    seed: int
+    batch: int
+    contract: Mapping[str, Any]
+
+    def conditions(self, numbers: Sequence[int]) -> list[Raw]:
+        """The prompts in their own order, again and again; Nones without prompts."""
+        if self.prompts is None:
+            return [None] * len(numbers)
+        return [self.prompts[i % len(self.prompts)].condition for i in numbers]
+
+    def pairs(self, numbers: range) -> tuple[Tensor, Tensor]:
+        """(noise, x) of one batch, on the CPU. Raises UserError if a sample is not finite."""
+        x = self.source.latents(self.conditions(numbers), self.seed, numbers)
+        if not x.isfinite().all():
+            raise UserError(f"pairs {numbers[0]} to {numbers[-1]}: a sample is not finite; try run.precision=fp32")
+        return self.source.noise(self.seed, numbers).cpu(), x.float().cpu()
+
+
+def maker(recipe: Recipe, device: torch.device, seed: int, guidance: float | None) -> Maker:
+    """The teacher of a recipe as a maker of pairs. guidance: None is that of the recipe's distribution_matching.
+
+    Raises UserError for a sampler that is not deterministic, or guidance on an unconditional teacher.
+    """
+    sampler = plugin("samplers", recipe.sampler, "sampler")
+    if not getattr(sampler, "deterministic", False):
+        where = place(recipe.places, "sampler")
+        raise UserError(f"{where}sampler: {recipe.sampler.use} adds noise of its own, and pairs must not; use heun")
+    found = build.teacher_source(recipe, device)
+    scale = matching_guidance(recipe) if guidance is None else guidance
+    if scale != 1.0 and not found.teacher.encode([None])[0]:
+        raise UserError(f"guidance {scale:g}: this teacher is unconditional; use --guidance 1")
+    contract = {
+        "teacher": named(recipe.teacher),
+        **teacher_facts(found.teacher),
+        "sampler": sampler_facts(recipe.sampler.use, sampler),
+        "guidance": scale,
+        "seed": seed,
+        "prompts": named(recipe.data.prompts) if recipe.data.prompts else None,
+    }
+    prompts = plugin("datasets", recipe.data.prompts, "data.prompts") if recipe.data.prompts else None
+    return Maker(replace(found, guidance=scale), prompts, seed, recipe.run.micro_batch or recipe.run.batch, contract)
+
+
+def named(use: Use) -> dict[str, Any]:
+    """A plugin as a recipe names it."""
+    return {"use": use.use, **use.options}
+
+
+def matching_guidance(recipe: Recipe) -> float:
+    """Of the recipe's distribution_matching, 1 without it."""
+    term = recipe.losses.get("distribution_matching")
+    return float(plugin("losses", term, "losses.distribution_matching").guidance) if term else 1.0
+
+
+def make(by: Maker, folder: Path, wanted: range, size: int) -> dict[str, Any]:
+    """Make what is missing of the wanted pairs; returns {"out", "n", "made", "shards", "nfe", "seconds"}.
+
+    size: of a shard; shards end at its multiples. SIGINT and SIGTERM end the batch, keep it, and raise
+    KeyboardInterrupt. Raises UserError if the folder holds other pairs, or cannot be written.
+    """
+    trainer.check_folder(folder)
+    started, held = time.perf_counter(), survey(folder, by.contract)
+    check_range(folder, held, wanted)
+    there = sum(shard.n for shard in held)
+    with trainer.interruptible() as stop, progress(len(wanted), there) as show:
+        if held:                                   # else there is nothing to record yet, and nothing to contradict
+            write_manifest(folder, by.contract, wanted, size, held)
+        for part in list(missing(held, wanted, size)):
+            batches = until(stop, batched(part, size, by.batch))
+            held = sorted([*held, write_shard(by, folder, batches, show)], key=lambda shard: shard.first)
+            write_manifest(folder, by.contract, wanted, size, held)
+            if stop.signals:
+                n = sum(shard.n for shard in held)
+                print(f"{n} of {len(wanted)} pairs are there; the same command continues", file=sys.stderr)
+                raise KeyboardInterrupt
+    cost = {"nfe": by.source.sampler.nfe, "seconds": round(time.perf_counter() - started, 3)}
+    return {"out": str(folder), "n": len(wanted), "made": len(wanted) - there, "shards": len(held), **cost}
+
+
+def until(stop: trainer.Stop, batches: Iterable[range]) -> Iterator[range]:
+    """The batches, up to the one during which someone asked to stop."""
+    for batch in batches:
+        yield batch
+        if stop.signals:
+            return
+
+
+def write_shard(by: Maker, folder: Path, batches: Iterable[range], show: Callable[[int], None]) -> Shard:
+    """Make the pairs of some batches, and write them as one file."""
+    numbers, drawn = list[int](), list[tuple[Tensor, Tensor]]()
+    for batch in batches:
+        drawn.append(by.pairs(batch))
+        numbers += batch
+        show(len(batch))
+    noise, x = (torch.cat(part) for part in zip(*drawn, strict=True))
+    conditions = by.conditions(numbers)
+    header = {"format": FORMAT, "contract": by.contract, "first": numbers[0], "conditions": conditions}
+    path = folder / shard_name(numbers[0])
+    save_weights({"noise": noise, "x": x}, path, {METADATA: json.dumps(header)})
+    return Shard(numbers[0], len(numbers), path.stat().st_size, checkpoint.sha256(path))
+
+
+@contextmanager
+def progress(total: int, done: int) -> Iterator[Callable[[int], None]]:
+    """A bar with the time left on a terminal, plain lines elsewhere; all on stderr. Yields what counts them."""
+    console, count = Console(stderr=True), [done]
+
+    def line(n: int) -> None:
+        count[0] += n
+        print(f"pairs {count[0]}/{total}", file=sys.stderr, flush=True)
+
+    if not console.is_terminal:
+        yield line
+        return
+    columns = (TextColumn("pairs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("pairs", total=total, completed=done)
+        yield lambda n: bar.advance(task, n)

@@ -1,0 +1,1 @@
+"""Stable Diffusion: what its teachers are sampled with."""
