@@ -19,13 +19,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tables import plots, report, scheduler
-from tables.rows_dmd2 import TABLES
+from tables import plots, report, rows_dmd, rows_dmd2, rows_more, scheduler
 from tables.table import Cell, cells
 
 from dmd2cli.engine.checkpoint import write_json
 from dmd2cli.errors import UserError, suggest
 from dmd2cli.recipe import load
+
+TABLES = rows_dmd2.TABLES | rows_dmd.TABLES | rows_more.TABLES
 
 
 def parser() -> argparse.ArgumentParser:

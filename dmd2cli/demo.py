@@ -30,6 +30,11 @@ from dmd2cli.student import load_student
 
 N, SEEDS, CLASSIFIERS = 5000, (1000, 1001, 1002), (0, 1, 2)
 """Samples per evaluation; evaluation seeds, used for nothing else; feature networks, the first is the headline."""
+COLUMNS = {
+    "precision": "precision", "recall": "recall", "diversity": "diversity", "class_accuracy": "class accuracy",
+    "memorisation_ratio": "memorisation",
+}  # fmt: skip
+"""Further numbers of a row, where they stand in the table, and what it calls them."""
 
 
 def demo(folder: Path, overrides: Sequence[str] = ()) -> None:
@@ -70,7 +75,7 @@ def measured(source: Source) -> dict[str, Any]:
 def spread(found: Sequence[Sequence[Mapping[str, Any]]], nfe: int) -> dict[str, Any]:
     """Means over seeds in the headline space; FD's standard deviation; its mean in the other spaces."""
     head = [per_space[0] for per_space in found]
-    keys = [k for k in ("precision", "recall", "class_accuracy", "memorisation_ratio") if k in head[0]]
+    keys = [k for k in COLUMNS if k in head[0]]
     values = [row["value"] for row in head]
     row: dict[str, Any] = {"nfe": nfe, "fd_digits": float(np.mean(values))}
     row["fd_digits_std"] = float(np.std(values, ddof=1))
@@ -106,9 +111,9 @@ def real_digits(data: Loader, teacher: Source, labels: Sequence[Any]) -> torch.T
 
 def report(rows: Mapping[str, Mapping[str, Any]], folder: Path, seconds: Mapping[str, float]) -> None:
     """The table and the next commands, on stdout."""
-    table = Table("method", "NFE", "FD-digits", "precision", "recall", "class accuracy", "memorisation", "ms / image")
+    table = Table("method", "NFE", "FD-digits", *COLUMNS.values(), "ms / image")
     for name, row in rows.items():
-        cells = [f"{row[k]:.3f}" for k in ("precision", "recall", "class_accuracy", "memorisation_ratio")]
+        cells = [f"{row[k]:.3f}" if k in row else "" for k in COLUMNS]
         fd = f"{row['fd_digits']:.3f} ± {row['fd_digits_std']:.3f}"
         table.add_row(name, str(row["nfe"] or ""), fd, *cells, f"{row['ms_per_image']:.2f}" if row["nfe"] else "")
     console = Console(width=120)

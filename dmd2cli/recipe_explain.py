@@ -51,7 +51,8 @@ def comments(text: str) -> Mapping[int, str]:
     """Line number, from 1, of YAML text -> the comment that stands behind values in it."""
     ends: dict[int, int] = {}
     for token in yaml.scan(text, Loader=yaml.SafeLoader):
-        ends[token.end_mark.line] = max(token.end_mark.column, ends.get(token.end_mark.line, 0))
+        if token.start_mark.index < token.end_mark.index:   # others mark where a block begins or ends
+            ends[token.end_mark.line] = max(token.end_mark.column, ends.get(token.end_mark.line, 0))
     tails = ((i, line[ends.get(i, 0) :].strip()) for i, line in enumerate(re.split(r"\r\n|[\n\r]", text)))
     return {i + 1: tail.lstrip("# ") for i, tail in tails if i in ends and tail.startswith("#")}
 

@@ -26,15 +26,18 @@ def _laid(base: Any, top: Any, key: str, kept: dict[str, str], where: Located) -
     """`top` over `base`, both at `key`; the places of what that replaces are taken out of `kept`."""
     if isinstance(base, str) and isinstance(top, dict):
         base = {"use": base}                                # the short form of a plugin reference
-        kept |= {dotted(key, "use"): kept[key]} if key in kept else {}
+    if isinstance(base, dict) and "use" in base and key in kept:
+        kept.setdefault(dotted(key, "use"), kept[key])
     if isinstance(base, list) and isinstance(top, dict) and top and all(map(_INDEX.fullmatch, top)):
         return _items(base, top, key, kept, where)
     if not isinstance(base, dict) or not isinstance(top, dict) or top.get("use", base.get("use")) != base.get("use"):
         for inner in [name for name in kept if name.startswith(f"{key}.")]:
             del kept[inner]
         return top
-    changed = {n: _laid(base[n], value, dotted(key, n), kept, where) if n in base else value for n, value in top.items()}
-    return base | changed
+    return base | {
+        name: _laid(base[name], value, dotted(key, name), kept, where) if name in base else value
+        for name, value in top.items()
+    }
 
 
 def _items(base: list[Any], top: dict[str, Any], key: str, kept: dict[str, str], where: Located) -> list[Any]:

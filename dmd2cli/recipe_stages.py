@@ -89,6 +89,6 @@ def _ends(recipe: Recipe) -> list[int]:
         if until <= ends[-1]:
             raise UserError(f"{at}: {until} is not after stages.{i - 1}.until = {ends[-1]}; raise it")
         if last and until < steps:
-            raise UserError(f"{at}: the last stage ends at {until}, and run.steps is {steps}; raise it, or leave it out")
+            raise UserError(f"{at}: the last stage ends at {until}, run.steps is {steps}; raise it, or leave it out")
         ends.append(until)
     return ends[1:]

@@ -23,25 +23,34 @@ from torch import Tensor
 
 from dmd2cli.core.noise import Discrete, Karras, NoiseSchedule, RectifiedFlow, scales
 from dmd2cli.core.random import Numbered, Rng
-from dmd2cli.protocols import Dataset, Example, Exporter, Loss, Metric, Raw, Sample, Sampler, Teacher
+from dmd2cli.losses.reward import frozen
+from dmd2cli.protocols import Dataset, Example, Exporter, Loss, Metric, Raw, Reward, Sample, Sampler, Teacher
 from dmd2cli.student import Student
-from dmd2cli.testing_teacher import ROWS, batch_for, check_schedule, check_teacher, distillation, say, toy
+from dmd2cli.testing_teacher import (
+    ROWS, batch_for, check_schedule, check_teacher, distillation, own_samples, say, some, toy
+)  # fmt: skip
 
 __all__ = [
-    "check_dataset", "check_exporter", "check_loss", "check_metric", "check_sampler", "check_schedule",
-    "check_teacher", "check_weighting",
+    "check_dataset", "check_exporter", "check_loss", "check_metric", "check_reward", "check_sampler",
+    "check_schedule", "check_teacher", "check_weighting",
 ]  # fmt: skip
 
 
-# -- losses, samplers, weightings ------------------------------------------------------------------------------
+# -- losses, rewards, samplers, weightings ---------------------------------------------------------------------
 
 
 def check_loss(loss: Loss, teacher: Teacher | None = None) -> None:
-    """A term is a finite mean over its micro-batch, a function of its rng alone, and teaches its own player."""
+    """A term is a finite mean over its micro-batch, a function of its rng alone, and teaches its own player.
+
+    A term with `pairwise = True` compares samples of one condition: it gets such, and need not be a mean over rows.
+    """
     say(is_dataclass(loss), "a loss must be a frozen dataclass whose fields are its options")
     say(loss.player in ("generator", "critic"), f"player must be 'generator' or 'critic', not {loss.player!r}")
-    teacher = teacher or toy()
-    d, batch = distillation(teacher), batch_for(teacher)
+    teacher, pairwise = teacher or toy(), getattr(loss, "pairwise", False)
+    raw = some(teacher)[:1] * ROWS if pairwise else some(teacher)
+    cond, null = teacher.encode(raw)
+    d = distillation(teacher)
+    batch = replace(batch_for(teacher), cond=cond, null=null, real_cond=cond, raw=raw)
     nets, mine = d.nets, {"generator": d.generator, "critic": d.critic}[loss.player]
     with torch.no_grad():
         for p in d.critic.parameters:                              # where fake == real there is nothing to learn
@@ -57,10 +66,39 @@ def check_loss(loss: Loss, teacher: Teacher | None = None) -> None:
     say(value.requires_grad, f"a loss without gradient teaches the {loss.player} nothing; is it under no_grad()?")
     grads = torch.autograd.grad(value, mine.parameters, allow_unused=True)
     say(any(g is not None and g.any() for g in grads), f"the gradient does not reach the {loss.player}")
+    if pairwise:
+        return
     halves = [slice(0, ROWS // 2), slice(ROWS // 2, ROWS)]
     parts = [loss(rows_of(seen, rows), nets, rng.at(rows, s.total)) for rows in halves]
     near = torch.allclose(torch.stack(parts).mean(), value, rtol=1e-3, atol=1e-6)
     say(near, "a loss must be a mean over its micro-batch: the mean of two halves is not that of the whole")
+
+
+def check_reward(reward: Reward, teacher: Teacher | None = None) -> None:
+    """One finite number per image, a function of that image and its condition alone, that says how to raise it.
+
+    The images are the teacher's own, by its decoder "full"; without a teacher, random ones of 64 pixels with text.
+    """
+    reward = frozen(reward, torch.device("cpu"))
+    if teacher is not None:
+        say("full" in teacher.decoders, "the teacher needs a decoder \"full\" for its images to be rewarded")
+        images, raw = teacher.decoders["full"](own_samples(teacher)).detach(), some(teacher)
+    else:
+        images = Rng(0, 0).uniform("images", torch.empty(ROWS * 3 * 64**2, 1), -1, 1).view(ROWS, 3, 64, 64)
+        raw = [f"a photo of {n} cats" for n in range(ROWS)]
+    images.requires_grad_()
+    torch.manual_seed(0)
+    found = reward(images, raw)
+    say(found.shape == (ROWS,), f"a reward must give one number per image, ({ROWS},), not {tuple(found.shape)}")
+    say(found.isfinite().all(), f"a reward must be finite, not {found.tolist()}")
+    torch.manual_seed(1)
+    say(reward(images, raw).equal(found), "a reward must be a function of its arguments: a second call gave another")
+    say(found.requires_grad, "a reward without gradient teaches nothing; is it under no_grad()?")
+    (grad,) = torch.autograd.grad(found.sum(), images, allow_unused=True)
+    reached = grad is not None and grad.isfinite().all() and grad.flatten(1).any(1).all()
+    say(reached, "the gradient does not reach every image, or is not finite")
+    alone = torch.cat([reward(images[i : i + 1], raw[i : i + 1]) for i in range(ROWS)])
+    say(torch.allclose(alone, found, rtol=1e-3, atol=1e-4), "a reward must judge each image alone: others change it")
 
 
 def check_sampler(sampler: Sampler) -> None:
@@ -167,4 +205,4 @@ def rows_of(s: Sample, rows: slice) -> Sample:
     """Some rows of a micro-batch, as a micro-batch of their own."""
     conds = {k: {n: v[rows] for n, v in getattr(s, k).items()} for k in ("cond", "null", "real_cond")}
     real = None if s.real is None else s.real[rows]
-    return Sample(s.x[rows].detach(), rows, s.total, real=real, **conds)
+    return Sample(s.x[rows].detach(), rows, s.total, real=real, raw=s.raw[rows], **conds)

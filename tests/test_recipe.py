@@ -68,14 +68,35 @@ def test_the_dump_of_a_pretraining_recipe_reads_back(write):
 def test_differences_name_the_key_and_both_values(write):
     old, new = load(write()), load(write(), ["run.steps=7", "teacher.modes=9", "losses.denoising=null"])
     assert differences(old, new) == [
-        ("teacher.modes", 8, 9), ("losses.denoising.weight", 1.0, None), ("run.steps", 100, 7)
+        ("teacher.modes", 8, 9), ("losses.denoising.weight", 1.0, None), ("losses.denoising.auto_updates", 50, None),
+        ("run.steps", 100, 7),
     ]  # fmt: skip
+
+
+def test_differences_look_into_lists_of_plugins_and_take_other_lists_whole(write):
+    old, new = load(write()), load(write(), ["metrics.1.n=8", "student.times=[1.0]"])
+    assert differences(old, new) == [("student.times", [1.0, 0.5], [1.0]), ("metrics.1.n", 7, 8)]
 
 
 def test_the_schema_names_the_losses_and_the_directives():
     properties = schema()["properties"]
     assert set(properties["losses"]["properties"]) == set(registry.names("losses"))
     assert {"extends", "tiers", "teacher", "run"} <= set(properties)
+
+
+def test_the_schema_describes_stages_as_partial_recipes_with_an_end():
+    found = schema()
+    assert found["properties"]["stages"]["items"] == {"$ref": "#/$defs/Stage"}
+    stage = found["$defs"]["Stage"]
+    assert {"until", "losses", "student", "run"} <= set(stage["properties"]) and not stage["additionalProperties"]
+    assert not {"teacher", "stages", "preset", "extends", "tiers"} & set(stage["properties"])
+    assert stage["properties"]["losses"] == found["properties"]["losses"]
+
+
+def test_the_schema_names_the_presets_and_lets_pairs_be_a_bare_name():
+    found = schema()
+    assert found["properties"]["preset"]["anyOf"][0] == {"enum": list(recipe_files.presets())}
+    assert found["$defs"]["Pairs"]["anyOf"][0] == {"type": "string"}
 
 # -- overrides, tiers, parents -------------------------------------------------------------------------------
 
@@ -95,6 +116,12 @@ def test_the_schema_names_the_losses_and_the_directives():
         ("data.prompts=class-labels", lambda r: r.data.prompts.use == "class-labels"),
         ("teacher.path=a=b", lambda r: r.teacher.options == {"modes": 8, "path": "a=b"}),
         ('teacher.path="1e5"', lambda r: r.teacher.options["path"] == "1e5"),
+        ("metrics.1.n=8", lambda r: [m.options for m in r.metrics] == [{}, {"n": 8}]),
+        ("metrics.0.n=8", lambda r: r.metrics[0].use == "modes" and r.metrics[0].options == {"n": 8}),
+        ("metrics.1.use=fd-digits", lambda r: r.metrics[1].use == "fd-digits" and r.metrics[1].options == {}),
+        ("metrics.1=modes", lambda r: r.metrics[1].options == {}),
+        ("student.times.1=0.25", lambda r: r.student.times == (1.0, 0.25)),
+        ("metrics=[modes]", lambda r: len(r.metrics) == 1),
     ],
 )
 def test_an_override_sets_any_key(write, override, value):
@@ -119,6 +146,26 @@ def test_a_child_is_laid_over_its_parent_found_beside_it(write, tmp_path):
     write(name="deep/parent.yaml")
     recipe = load(write("extends: parent.yaml\nlosses: {denoising: null}\nrun: {steps: 9}\n", "deep/child.yaml"))
     assert recipe.run.steps == 9 and recipe.run.batch == 64 and set(recipe.losses) == {"distribution_matching"}
+
+
+def test_a_child_or_tier_that_numbers_the_items_of_a_list_changes_those_alone(write):
+    write(name="parent.yaml")
+    child = 'extends: parent.yaml\nmetrics: {"1": {n: 9}}\ntiers: {few: {metrics: {"1": {n: 1}, "0": fd-digits}}}\n'
+    assert [m.options for m in load(write(child)).metrics] == [{}, {"n": 9}]
+    few = load(write(child), ["tier=few"])
+    assert [(m.use, m.options) for m in few.metrics] == [("fd-digits", {}), ("modes", {"n": 1})]
+
+
+def test_places_follow_the_items_of_a_list_that_an_override_changes(write):
+    places = load(write(), ["metrics.0.n=8", "metrics.1.n=9"]).places
+    assert places["metrics.0.use"] == "r.yaml:12" and places["metrics.0.n"] == "override 'metrics.0.n=8'"
+    assert places["metrics.1.use"] == "r.yaml:12" and places["metrics.1.n"] == "override 'metrics.1.n=9'"
+
+
+def test_what_is_replaced_leaves_no_places_behind(write):
+    places = load(write(), ["metrics=[modes]", "teacher.use=digits"]).places
+    assert "metrics.1" not in places and "metrics.1.n" not in places and "teacher.modes" not in places
+    assert places["metrics.0"] == "override 'metrics=[modes]'"
 
 
 def test_a_child_may_choose_a_tier_of_its_parent(write):

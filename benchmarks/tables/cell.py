@@ -98,7 +98,7 @@ def of_student(cell: Cell) -> dict[str, Any]:
     try:
         train(cell)
     except Diverged as err:
-        return {"diverged": str(err).removeprefix(f"{cell.folder}: ")}
+        return {"diverged": str(err).removeprefix(f"{cell.folder}: "), "series": read_series(cell.folder)}
     cost = cell.held(cell.folder / "cell.json")
     return {**measured(cell, load_student(cell.folder).source), "cost": cost, "series": read_series(cell.folder)}
 

@@ -18,12 +18,13 @@ from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import ScalarFormatter  # noqa: E402
 
-PANELS = (
-    ("generator_updates", "brightness", "generator updates", "brightness, student minus data\n(0 to 255)"),
-    ("generator_updates", "value", "generator updates", None),
-    ("cpu_seconds", "value", "training, CPU seconds", None),
-)
-"""x, y, their labels (None: the metric's heading) of curves."""
+LABELS = {
+    "generator_updates": "generator updates",
+    "critic_updates": "critic updates",
+    "cpu_seconds": "training, CPU seconds",
+    "brightness": "brightness, student minus data\n(0 to 255)",
+}
+"""Of what is measured during training, but for the metric's own number."""
 
 
 def draw(table: Table, cells: Sequence[Cell], found: Results, path: Path) -> None:
@@ -40,9 +41,9 @@ def draw(table: Table, cells: Sequence[Cell], found: Results, path: Path) -> Non
     os.replace(draft, path)
 
 
-def heading(table: Table) -> str:
-    """Of the metric's own number."""
-    return next(iter(table.columns.values()))
+def drawn(table: Table) -> tuple[str, str]:
+    """Key and heading of the number that is drawn."""
+    return next(iter(table.columns.items()))
 
 
 def label(table: Table, cell: Cell) -> str:
@@ -58,18 +59,20 @@ def logarithmic(ax: Axes, axis: str) -> None:
         formatter = ScalarFormatter()
         formatter.set_scientific(False)
         each(formatter)
+    ax.tick_params(axis=axis, which="major", labelsize=8)
     ax.tick_params(axis=axis, which="minor", labelsize=6)
 
 
 def dots(table: Table, cells: Sequence[Cell], found: Results) -> Figure:
     """Rows from top to bottom; a dot for every seed, a colour for every variant."""
     rows, variants = list(table.rows), list(dict.fromkeys(cell.variant for cell in cells))
+    key, heading = drawn(table)
     fig, ax = plt.subplots(figsize=(7.5, 1.8 + 0.45 * len(rows)), layout="constrained")
     for v, variant in enumerate(variants):
         good = [c for c in found if c.variant == variant and "result" in found[c]]
         y = [rows.index(c.row) + 0.25 * (v - (len(variants) - 1) / 2) for c in good]
-        ax.plot([found[c]["result"]["value"] for c in good], y, "o", color=f"C{v}", alpha=0.7, label=variant)
-    if table.metric == "fd-digits":
+        ax.plot([found[c]["result"][key] for c in good], y, "o", color=f"C{v}", alpha=0.7, label=variant)
+    if heading.startswith("FD"):
         logarithmic(ax, "x")
     for cell, held in found.items():
         if "diverged" in held:
@@ -78,7 +81,7 @@ def dots(table: Table, cells: Sequence[Cell], found: Results) -> Figure:
     titles = [row.title + (f"\npaper: {p}" if p else "") for row, p in zip(table.rows.values(), papers, strict=True)]
     ax.set_yticks(range(len(rows)), titles, fontsize=8)
     ax.set_ylim(len(rows) - 0.5, -0.5)
-    ax.set_xlabel(f"{heading(table)}, one dot per training seed")
+    ax.set_xlabel(f"{heading}, one dot per training seed")
     ax.grid(alpha=0.3)
     if len(variants) > 1:
         fig.legend(loc="outside lower center", ncols=len(variants), fontsize=8)
@@ -88,20 +91,20 @@ def dots(table: Table, cells: Sequence[Cell], found: Results) -> Figure:
 def curves(table: Table, cells: Sequence[Cell], found: Results) -> Figure:
     """What was measured during training: a line for every row and variant, the band from the least to the most."""
     good = [cell for cell in cells if found.get(cell, {}).get("series")]
-    panels = [p for p in PANELS if any(p[1] in found[cell]["series"][0] for cell in good)]
-    fig, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4.4), layout="constrained", squeeze=False)
+    columns = len(table.panels)
+    fig, axes = plt.subplots(1, columns, figsize=(4.2 * columns, 4.4), layout="constrained", squeeze=False)
     kinds = list(dict.fromkeys((cell.row, cell.variant) for cell in good))
-    for ax, (x, y, x_label, y_label) in zip(axes[0], panels, strict=True):
+    for ax, (x, y) in zip(axes[0], table.panels, strict=True):
         for k, kind in enumerate(kinds):
             same = [cell for cell in good if (cell.row, cell.variant) == kind]
-            runs = [found[cell]["series"] for cell in same]
-            xs = np.mean([[point[x] for point in run] for run in runs], axis=0)
-            ys = np.array([[point[y] for point in run] for run in runs])
-            ax.plot(xs, ys.mean(0), color=f"C{k}", lw=1.3, label=label(table, same[0]))
-            ax.fill_between(xs, ys.min(0), ys.max(0), color=f"C{k}", alpha=0.2, lw=0)
-        if y == "value" and table.metric == "fd-digits":
+            points = list(zip(*(found[cell]["series"] for cell in same), strict=False))   # one that diverged is shorter
+            xs = np.array([[point[x] for point in seeds] for seeds in points]).mean(1)
+            ys = np.array([[point[y] for point in seeds] for seeds in points])
+            ax.plot(xs, ys.mean(1), color=f"C{k}", lw=1.3, label=label(table, same[0]))
+            ax.fill_between(xs, ys.min(1), ys.max(1), color=f"C{k}", alpha=0.2, lw=0)
+        if y == "value":
             logarithmic(ax, "y")
-        ax.set(xlabel=x_label, ylabel=y_label or heading(table))
+        ax.set(xlabel=LABELS[x], ylabel=LABELS.get(y, drawn(table)[1]))
         ax.grid(alpha=0.3)
     handles, names = axes[0][0].get_legend_handles_labels()
     fig.legend(handles, names, loc="outside lower center", ncols=min(5, len(names)), fontsize=8)
@@ -111,20 +114,21 @@ def curves(table: Table, cells: Sequence[Cell], found: Results) -> Figure:
 def frontier(table: Table, cells: Sequence[Cell], found: Results) -> Figure:
     """The metric against the rows' x, or network calls; a line for the teacher, and one for every kind of student."""
     fig, ax = plt.subplots(figsize=(6.5, 4.6), layout="constrained")
+    key, heading = drawn(table)
     good = [cell for cell in cells if "result" in found.get(cell, {})]
     for g, group in enumerate(dict.fromkeys(table.rows[cell.row].group for cell in good)):
         points: dict[float, list[float]] = {}
         for cell in good:
             row, result = table.rows[cell.row], found[cell]["result"]
             if row.group == group:
-                points.setdefault(result["nfe"] if row.x is None else row.x, []).append(result["value"])
+                points.setdefault(result["nfe"] if row.x is None else row.x, []).append(result[key])
         xs = sorted(points)
         ax.plot(xs, [np.mean(points[x]) for x in xs], "-o", color=f"C{g}", ms=4, label=group)
         ax.vlines(xs, [min(points[x]) for x in xs], [max(points[x]) for x in xs], color=f"C{g}")
     if table.x_log:
         logarithmic(ax, "x")
     logarithmic(ax, "y")
-    ax.set(xlabel=table.x, ylabel=heading(table))
+    ax.set(xlabel=table.x, ylabel=heading)
     ax.grid(alpha=0.3, which="both")
     fig.legend(loc="outside lower center", ncols=4, fontsize=8)
     return fig

@@ -28,7 +28,7 @@ def lines(cells: Sequence[Cell], found: Results, failed: Mapping[Cell, str]) -> 
         here = [cell for cell in cells if (cell.row, cell.variant) == (row, variant)]
         good = [found[cell] for cell in here if "result" in found.get(cell, {})]
         diverged = sum("diverged" in found.get(cell, {}) for cell in here)
-        spread = {key: mean_std([g["result"][key] for g in good if key in g["result"]]) for key in table.columns}
+        spread = {key: mean_std([g["result"][key] for g in good if g["result"].get(key) is not None]) for key in table.columns}
         costs = [g["cost"] for g in good if g.get("cost")]
         cost = {key: statistics.mean(c[key] for c in costs) for key in (costs[0] if costs else ())}
         counts = {"finished": len(good), "diverged": diverged, "failed": sum(cell in failed for cell in here)}

@@ -70,7 +70,8 @@ def make_pairs(cell: Cell) -> None:
     if folder is None or (folder.parent / f"{folder.name}.done").is_file():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    words = ["pairs", cell.table.recipe, "-o", str(folder), "-n", str(cell.table.pairs), *cell.teachers]
+    words = ["pairs", cell.table.recipe, "-o", str(folder), "-n", str(cell.table.pairs), "--device", "cpu"]
+    words += cell.teachers
     print(f"dmd2 {' '.join(words)}", file=sys.stderr)
     if code := subprocess.run([sys.executable, "-m", "dmd2cli", *words], env=ENVIRONMENT, check=False).returncode:
         raise UserError(f"{folder}: dmd2 pairs failed with code {code}; its message is above")

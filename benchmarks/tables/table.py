@@ -58,6 +58,8 @@ class Table:
     """Measurements during training; 0 = none."""
     picture: str = "dots"
     """The function of plots.py."""
+    panels: Sequence[tuple[str, str]] = (("generator_updates", "value"), ("cpu_seconds", "value"))
+    """x and y of curves: keys of a measurement during training."""
     x: str = "network calls per sample"
     """Label of the x axis of a frontier."""
     x_log: bool = True

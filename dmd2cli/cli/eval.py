@@ -20,13 +20,13 @@ def evaluate(
     baselines: Annotated[bool, typer.Option(help="Also measure the teacher behind a student.")] = True,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps; by default the fastest there is.")] = "auto",
 ) -> None:
-    """Measure, with the protocol and the baselines beside every number; JSON on stdout."""
+    """Measure, with the diversity, the protocol and the baselines beside every number; JSON on stdout."""
     import json
     from functools import partial
 
     from dmd2cli.cli.subject import count, metrics_of, subject, writable
     from dmd2cli.engine.checkpoint import write_json
-    from dmd2cli.engine.evaluate import evaluate as measure
+    from dmd2cli.engine.evaluate import evaluate_all
     from dmd2cli.registry import load
 
     number = count(n, 5000)
@@ -36,7 +36,9 @@ def evaluate(
     writable(json_file)
     behind = asked.teacher() if baselines and asked.teacher else None
     makers = [partial(load("metrics", use), **options) for use, options in metrics_of(metric, asked)]
-    results = [{"subject": asked.name, **measure(make, asked.source, number, seed, behind)} for make in makers]
+    name = "student" if asked.teacher else "teacher"
+    measured = evaluate_all(makers, asked.source, number, seed, behind, name)
+    results = [{"subject": asked.name, **numbers} for numbers in measured]
     found = results if metric == "all" else results[0]
     if json_file is not None:
         write_json(json_file, found)

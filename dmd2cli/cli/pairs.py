@@ -15,7 +15,7 @@ def pairs(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Fields to change.")] = None,
     first: Annotated[int, typer.Option(help="Number of the first pair, to make a slice of a set.")] = 0,
     shard_size: Annotated[int, typer.Option(help="Pairs in a file.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Pair i is a function of (seed, i); not a seed of sample or eval.")] = 1_000_000,
+    seed: Annotated[int, typer.Option(help="Pair i is a function of (seed, i); not one of sample, eval.")] = 1_000_000,
     guidance: Annotated[float | None, typer.Option(help="Default: the recipe's in distribution_matching.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the fastest there is.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was made as JSON.")] = False,

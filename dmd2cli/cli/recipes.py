@@ -44,7 +44,7 @@ def explain(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print every value of a recipe: where it was written, the comment beside it, and what the DMD2 release has instead."""
+    """Print every value of a recipe: where it was written, the comment beside it, what the DMD2 release has instead."""
     from dmd2cli.cli.table import table
     from dmd2cli.recipe_explain import COLUMNS, cells, explained
 
@@ -55,8 +55,8 @@ def explain(
     header = [name.upper() for name in COLUMNS]
     print(table(header, [cells(row) for row in found["rows"]]))
     for stage in found["stages"]:
-        print(f"\nstage {stage['stage']}, steps {stage['first']} to {stage['until']}:")
-        print(table(header, [cells(row) for row in stage["rows"]]))
+        changes = table(header, [cells(row) for row in stage["rows"]]) if stage["rows"] else "no change"
+        print(f"\nstage {stage['stage']}, steps {stage['first']} to {stage['until']}:\n{changes}")
 
 
 @app.command()

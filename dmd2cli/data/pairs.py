@@ -54,7 +54,7 @@ class Pairs:
         return Example(file.get_slice("x")[row], conditions[row], file.get_slice("noise")[row])
 
     def check(self, teacher: Teacher, sampler: Mapping[str, Any], guidance: float) -> None:
-        """Raise UserError if these are not the pairs of this teacher, sampler ({"use": name, **options}) and guidance."""
+        """Raise UserError unless these are pairs of this teacher, sampler ({"use": name, **options}) and guidance."""
         options = dict(sampler)
         name = options.pop("use")
         facts = sampler_facts(name, registry.load("samplers", name)(**options))
@@ -62,12 +62,12 @@ class Pairs:
         found = difference({key: self.contract[key] for key in asked}, asked)
         if found is None:
             return
-        key, old, new = found
+        key, old, new = found[0], str(found[1]), str(found[2])
         anew = "or make pairs for this recipe with dmd2 pairs RECIPE -o DIR -n N"
         if key.partition(".")[0] in ("sampler", "guidance"):
             raise UserError(f"{self.folder}: pairs made with {key} {old}, and here it is {new}; set it back, {anew}")
-        name, old, new = self.contract["teacher"]["use"], str(old)[:12], str(new)[:12]
-        raise UserError(f"{self.folder}: pairs of another teacher ({name}): {key} {old}, here {new}; use that one, {anew}")
+        whose = f"another teacher ({self.contract['teacher']['use']})"
+        raise UserError(f"{self.folder}: pairs of {whose}: {key} {old:.12}, here {new:.12}; use that one, {anew}")
 
     def _there(self, shard: Shard) -> bool:
         path = self.folder / shard.name

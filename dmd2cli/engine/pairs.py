@@ -25,10 +25,11 @@ from torch import Tensor
 
 from dmd2cli.data.pair_files import FORMAT, METADATA, Shard, sampler_facts, shard_name, teacher_facts
 from dmd2cli.engine import build, checkpoint, trainer
+from dmd2cli.engine.distill import as_dict, check_labels
 from dmd2cli.engine.pair_folder import batched, check_range, missing, survey, write_manifest
 from dmd2cli.errors import UserError
 from dmd2cli.protocols import Dataset, Raw
-from dmd2cli.recipe import Recipe, Use
+from dmd2cli.recipe import Recipe
 from dmd2cli.recipe_build import build as plugin
 from dmd2cli.recipe_yaml import place
 from dmd2cli.source import Source
@@ -62,7 +63,8 @@ class Maker:
 def maker(recipe: Recipe, device: torch.device, seed: int, guidance: float | None) -> Maker:
     """The teacher of a recipe as a maker of pairs. guidance: None is that of the recipe's distribution_matching.
 
-    Raises UserError for a sampler that is not deterministic, or guidance on an unconditional teacher.
+    Raises UserError for a sampler that is not deterministic, guidance on an unconditional teacher, or a class that
+    the teacher has not.
     """
     sampler = plugin("samplers", recipe.sampler, "sampler")
     if not getattr(sampler, "deterministic", False):
@@ -72,21 +74,17 @@ def maker(recipe: Recipe, device: torch.device, seed: int, guidance: float | Non
     scale = matching_guidance(recipe) if guidance is None else guidance
     if scale != 1.0 and not found.teacher.encode([None])[0]:
         raise UserError(f"guidance {scale:g}: this teacher is unconditional; use --guidance 1")
+    prompts = plugin("datasets", recipe.data.prompts, "data.prompts") if recipe.data.prompts else None
+    check_labels(recipe, found.teacher, prompts)
     contract = {
-        "teacher": named(recipe.teacher),
+        "teacher": as_dict(recipe.teacher),
         **teacher_facts(found.teacher),
         "sampler": sampler_facts(recipe.sampler.use, sampler),
         "guidance": scale,
         "seed": seed,
-        "prompts": named(recipe.data.prompts) if recipe.data.prompts else None,
+        "prompts": as_dict(recipe.data.prompts) if recipe.data.prompts else None,
     }
-    prompts = plugin("datasets", recipe.data.prompts, "data.prompts") if recipe.data.prompts else None
     return Maker(replace(found, guidance=scale), prompts, seed, recipe.run.micro_batch or recipe.run.batch, contract)
-
-
-def named(use: Use) -> dict[str, Any]:
-    """A plugin as a recipe names it."""
-    return {"use": use.use, **use.options}
 
 
 def matching_guidance(recipe: Recipe) -> float:

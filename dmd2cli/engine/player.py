@@ -113,10 +113,19 @@ class Player:
 
     def state(self) -> dict[str, Any]:
         """Everything that a continued run needs, as nested dictionaries of contiguous tensors."""
+        self._complete()
         model, optim = dcp.get_state_dict(self.module, self.optimiser)
         ema = {"ema": self.ema.state_dict()} if self.ema is not None else {}
         state = {"model": model, "optim": optim["state"], "updates": torch.tensor(self.updates), **ema}
         return tree_map(lambda x: x.contiguous(), state)
+
+    def _complete(self) -> None:
+        """Moments of parameters that no loss has reached yet, zero as they will start: checkpoints have one layout."""
+        for p in self.parameters:
+            if p not in self.optimiser.state:
+                step = torch.zeros((), device=p.device)
+                fresh = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+                self.optimiser.state[p] = {name: value.detach() for name, value in fresh.items()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue from what state() gave."""

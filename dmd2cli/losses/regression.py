@@ -34,6 +34,7 @@ class Regression:
 
     player: ClassVar = "generator"
     reads_real: ClassVar = False
+    reads_pairs: ClassVar = True
 
     def __post_init__(self) -> None:
         if self.resize is not None and self.resize < SMALLEST:

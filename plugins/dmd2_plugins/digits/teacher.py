@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dmd2_plugins.digits.data import CLASSES, to_uint8
@@ -39,6 +40,11 @@ def encode(raw: Sequence[Raw]) -> tuple[Cond, Cond]:
     index = torch.tensor([CLASSES if label is None else int(label) for label in raw])
     rows = torch.eye(CLASSES + 1)[index, :CLASSES]
     return {"label": rows}, {"label": torch.zeros_like(rows)}
+
+
+def to_rgb(x: Float[Tensor, "b 1 8 8"]) -> Float[Tensor, "b 3 8 8"]:
+    """Grey to RGB with its gradient; neither clipped nor rounded."""
+    return x.expand(-1, 3, -1, -1)
 
 
 def c_noise(t: Tensor, schedule: Karras) -> Tensor:
@@ -86,6 +92,7 @@ def wrap(denoiser: Preconditioned, details: Mapping[str, Any]) -> Teacher:
         decode=to_uint8,
         guided_network=partial(guided_network, denoiser, details["channels"]),
         head=partial(conv_head, details["channels"][-1], 2),
+        decoders={"full": to_rgb},
         conditions=tuple(range(CLASSES)),
         details=details,
     )

@@ -1,0 +1,16 @@
+"""Overrides of the packaged recipes that rows are made of."""
+
+from __future__ import annotations
+
+NO_GAN = ("losses.gan_generator=null", "losses.joint_critic=null", "losses.denoising.weight=1.0")
+"""Distribution matching alone."""
+NO_DM = ("losses.distribution_matching=null", "losses.joint_critic=null")
+GAN_ONLY = (*NO_DM, "losses.gan_generator.weight=1.0", "losses.gan_critic.weight=1.0")
+"""The discriminator alone; there is no fake score."""
+PAIRS = ("data.pairs.use=pairs", "data.pairs.path={pairs}")
+REGRESSION = ("losses.regression.weight=0.25", "losses.regression.distance=l2", *PAIRS)
+"""[DMD]'s regression; at 8 x 8 pixels the distance is L2, for LPIPS has nothing to look at."""
+FOUR_STEPS = ("student.times=[1.0,0.75,0.5,0.25]",)
+TWO_STEPS = ("student.times=[1.0,0.5]",)
+DMD = ("ttur=1", *NO_GAN, *REGRESSION)
+"""The first paper."""
