@@ -117,7 +117,7 @@ class Head(Part):
     """What the GAN head reads: the trainable critic (as released) or the frozen teacher, at which depths."""
 
     reads: Literal["critic", "teacher"] = "critic"
-    depths: tuple[int, ...] | None = Field(None, min_length=1, description="0 = shallowest; null = the bottleneck")
+    depths: tuple[int, ...] | None = Field(default=None, min_length=1, description="0 = shallowest; null = bottleneck")
 
 
 class Critic(Optimiser):
@@ -132,7 +132,7 @@ class Data(Part):
     """prompts: conditions of generated samples. real: samples for the losses that read them. pairs: for regression."""
 
     prompts: Use | None = None
-    prompts_of_real: bool = Field(False, description="conditions are those of the real batch (FastGen)")
+    prompts_of_real: bool = Field(default=False, description="conditions are those of the real batch (FastGen)")
     real: Use | None = None
     pairs: Pairs | None = None
 

@@ -27,8 +27,16 @@ from dmd2cli.losses.reward import frozen
 from dmd2cli.protocols import Dataset, Example, Exporter, Loss, Metric, Raw, Reward, Sample, Sampler, Teacher
 from dmd2cli.student import Student
 from dmd2cli.testing_teacher import (
-    ROWS, batch_for, check_schedule, check_teacher, distillation, own_samples, say, some, toy
-)  # fmt: skip
+    ROWS,
+    batch_for,
+    check_schedule,
+    check_teacher,
+    distillation,
+    own_samples,
+    say,
+    some,
+    toy,
+)
 
 __all__ = [
     "check_dataset", "check_exporter", "check_loss", "check_metric", "check_reward", "check_sampler",
@@ -203,6 +211,6 @@ def check_exporter(exporter: Exporter, student: Student, out: Path) -> None:
 
 def rows_of(s: Sample, rows: slice) -> Sample:
     """Some rows of a micro-batch, as a micro-batch of their own."""
-    conds = {k: {n: v[rows] for n, v in getattr(s, k).items()} for k in ("cond", "null", "real_cond")}
-    real = None if s.real is None else s.real[rows]
-    return Sample(s.x[rows].detach(), rows, s.total, real=real, raw=s.raw[rows], **conds)
+    cond, null, real_cond = ({k: v[rows] for k, v in cond.items()} for cond in (s.cond, s.null, s.real_cond))
+    real, raw = None if s.real is None else s.real[rows], s.raw[rows]
+    return Sample(s.x[rows].detach(), rows, s.total, cond, null, real, real_cond, raw)

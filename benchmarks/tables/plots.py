@@ -16,7 +16,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.ticker import ScalarFormatter  # noqa: E402
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: E402
 
 LABELS = {
     "generator_updates": "generator updates",
@@ -53,14 +53,15 @@ def label(table: Table, cell: Cell) -> str:
 
 
 def logarithmic(ax: Axes, axis: str) -> None:
-    """A logarithmic axis with plain numbers."""
+    """A logarithmic axis with plain numbers, if what is drawn spans a factor of 3."""
+    low, high = getattr(ax.dataLim, f"interval{axis}")
+    if low <= 0 or high < 3 * low:
+        return
     getattr(ax, f"set_{axis}scale")("log")
-    for each in (getattr(ax, f"{axis}axis").set_major_formatter, getattr(ax, f"{axis}axis").set_minor_formatter):
-        formatter = ScalarFormatter()
-        formatter.set_scientific(False)
-        each(formatter)
-    ax.tick_params(axis=axis, which="major", labelsize=8)
-    ax.tick_params(axis=axis, which="minor", labelsize=6)
+    ticks = getattr(ax, f"{axis}axis")
+    ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ticks.set_minor_formatter(NullFormatter())
 
 
 def dots(table: Table, cells: Sequence[Cell], found: Results) -> Figure:

@@ -38,12 +38,7 @@ FIGURE_3 = Table(
     title="Three objectives from the same start",
     source="[DMD] Figure 3",
     recipe="toy-grid25",
-    overrides=(
-        "teacher.layout=ring8",
-        "metrics=[{use: modes, layout: ring8, std: 0.05}]",
-        "ttur=1",
-        "run.steps=2000",
-    ),
+    overrides=("ttur=1", "run.steps=3000"),
     metric="modes",
     columns=MODES,
     pairs=2000,

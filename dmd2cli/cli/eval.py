@@ -13,7 +13,7 @@ def evaluate(
     student: Annotated[str | None, typer.Option(help="Run, student folder or file; default: the newest run.")] = None,
     teacher: Annotated[str | None, typer.Option(help="Measure the teacher of this recipe instead.")] = None,
     steps: Annotated[int | None, typer.Option(help="Network calls (student) or sampler steps (teacher).")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale: teacher, or student trained for a range.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; see dmd2 sample.")] = None,
     n: Annotated[int, typer.Option("-n", help="How many samples.")] = 5000,
     seed: Annotated[int, typer.Option(help="Image i is a function of (seed, i).")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")] = None,

@@ -15,7 +15,7 @@ def sample(
     steps: Annotated[int | None, typer.Option(help="Network calls (student) or sampler steps (teacher).")] = None,
     n: Annotated[int | None, typer.Option("-n", help="How many images; by default one per label, or 16.")] = None,
     labels: Annotated[str | None, typer.Option(help="Class labels, such as 0,1,2; repeated in turn.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale: teacher, or student trained for a range.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Scale, for teachers and students of a range.")] = None,
     seed: Annotated[int, typer.Option(help="Image i is a function of (seed, i).")] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="A .png for a grid, or a folder.")] = Path("samples.png"),
     grid: Annotated[bool | None, typer.Option("--grid/--no-grid", help="One sheet, or one file per image.")] = None,

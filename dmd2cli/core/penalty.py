@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def r1(logits: Float[Tensor, "b n"], x: Float[Tensor, "b *d"]) -> Float[Tensor, ""]:
+def r1(logits: Float[Tensor, "b n"], x: Float[Tensor, b *d]) -> Float[Tensor, ""]:
     """Mean squared norm of the logit's gradient in the real sample (Mescheder et al. 2018, Eq. 9, without gamma / 2).
 
     x: with requires_grad, and logits computed from it; several logits per sample are averaged first.

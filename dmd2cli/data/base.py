@@ -94,8 +94,8 @@ class Loader:
         raw = list(real_raw) if self.prompts_of_real else self._prompts(step, rows)
         found, where = self._pairs(step, rows)
         if found and where:
-            for row, pair in zip(where, found, strict=True):
-                raw[row] = pair.condition
+            for row, example in zip(where, found, strict=True):
+                raw[row] = example.condition
         cond, null = self._encode(teacher, raw)
         real_cond = self._encode(teacher, real_raw)[0] if x is not None else {}
         pair = self._paired(found, where, teacher) if found else None

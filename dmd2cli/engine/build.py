@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
+from functools import partial
 from typing import cast
 
 import torch
@@ -13,14 +14,14 @@ from dmd2cli.core.denoiser import Denoiser
 from dmd2cli.core.heads import Heads
 from dmd2cli.core.random import Rng
 from dmd2cli.data.base import Loader, Paired
-from dmd2cli.engine.balance import REFERENCE, Balance
-from dmd2cli.engine.distillation import Distillation, Terms
+from dmd2cli.engine.distillation import Distillation
 from dmd2cli.engine.inputs import Inputs
 from dmd2cli.engine.player import Player
 from dmd2cli.engine.runtime import prepare
+from dmd2cli.engine.terms import prefixed, terms
 from dmd2cli.engine.turns import Turns
 from dmd2cli.errors import UserError
-from dmd2cli.protocols import Dataset, Loss, Nets, Teacher
+from dmd2cli.protocols import Dataset, Nets, Teacher
 from dmd2cli.recipe import Data, Recipe, Run, Student, Use
 from dmd2cli.recipe_build import build
 from dmd2cli.recipe_parts import Head, Pairs
@@ -80,30 +81,9 @@ def turns(recipe: Recipe, first: int = 0) -> Turns:
     return Turns(recipe.ttur, recipe.critic.warmup, recipe.turns == "alternate", first)
 
 
-def terms(recipe: Recipe, source: Teacher, nets: Nets) -> Terms:
-    """The loss terms with their weights. Raises UserError for one that these networks or this data cannot serve."""
-    found: dict[str, tuple[float | Balance, Loss]] = {}
-    for name, term in recipe.losses.items():
-        loss: Loss = build("losses", term, f"losses.{name}")
-        where = f"{place(recipe.places, f'losses.{name}')}losses.{name}: "
-        if (check := getattr(loss, "check", None)) is not None:
-            prefixed(where, lambda check=check: check(source, nets))
-        if term.weight == "auto" and (loss.player != "generator" or name == REFERENCE or REFERENCE not in recipe.losses):
-            raise UserError(f"{where}weight auto is for generator terms beside {REFERENCE}; give a number")
-        found[name] = (Balance(name, term.auto_updates) if term.weight == "auto" else term.weight, loss)
-    needs_data(recipe, {name: loss for name, (_, loss) in found.items()})
-    return found
-
-
-def prefixed(where: str, action: Callable[[], object]) -> None:
-    """Call; a UserError gets its place in the recipe before it."""
-    try:
-        action()
-    except UserError as err:
-        raise UserError(f"{where}{err}") from err
-
-
-def loader(data: Data, run: Run, device: torch.device, of_real: bool = False, made: Callable[..., Dataset] = build) -> Loader:
+def loader(
+    data: Data, run: Run, device: torch.device, of_real: bool = False, made: Callable[..., Dataset] = build
+) -> Loader:
     """The batches of a run, by step. of_real: conditions are those of the real data. made: how data sets are built."""
     use: Mapping[str, Use | None] = {"prompts": data.prompts, "real": data.real, "pairs": data.pairs}
     found = {key: made("datasets", u, f"data.{key}") if u is not None else None for key, u in use.items()}
@@ -124,32 +104,10 @@ def pairs_per_update(pairs: Pairs, run: Run) -> int:
     return n
 
 
-def needs_data(recipe: Recipe, losses: Mapping[str, Loss]) -> None:
-    """Raise UserError if something reads data that the recipe does not have, or a player has no term."""
-    where, student = place(recipe.places, "losses"), recipe.student
-    if any(loss.reads_real for loss in losses.values()) and recipe.data.real is None:
-        raise UserError(f"{where}a GAN term reads real data: add data.real, or remove the term")
-    if "real" in (student.input, student.first_input) or recipe.data.prompts_of_real:
-        if recipe.data.real is None:
-            raise UserError("student.input, student.first_input or data.prompts_of_real reads real data: add data.real")
-    if any(getattr(loss, "reads_pairs", False) for loss in losses.values()) and recipe.data.pairs is None:
-        raise UserError(f"{where}regression reads pairs: make some with `dmd2 pairs` and pass data.pairs.path=DIR")
-    if any(getattr(loss, "reads_logits", False) for loss in losses.values()) and not trains_head(losses.values()):
-        raise UserError(f"{where}a divergence other than reverse_kl reads the discriminator: add gan_critic")
-    for player in ("generator", "critic"):
-        if not any(loss.player == player for loss in losses.values()):
-            raise UserError(f"{where}no term for the {player}: it would never learn; add one")
-
-
-def trains_head(losses: Iterable[Loss]) -> bool:
-    """Does a term teach the discriminator?"""
-    return any(loss.player == "critic" and loss.reads_real for loss in losses)
-
-
 def check_times(recipe: Recipe, source: Teacher) -> None:
     """Raise UserError for student times that are not among the timesteps of a table."""
     where = place(recipe.places, "student.times")
-    prefixed(f"{where}student.times: ", lambda: check_table(source.schedule, recipe.student.times))
+    prefixed(f"{where}student.times: ", partial(check_table, source.schedule, recipe.student.times))
 
 
 def trainable(source: Teacher, recipe: Recipe, device: torch.device) -> nn.Module:
@@ -157,7 +115,8 @@ def trainable(source: Teacher, recipe: Recipe, device: torch.device) -> nn.Modul
     if recipe.student.guidance is not None:
         if source.guided_network is None:
             where = place(recipe.places, "student.guidance")
-            raise UserError(f"{where}student.guidance: a {recipe.teacher.use} student cannot read the scale; leave it out")
+            what = f"a {recipe.teacher.use} student cannot read the scale"
+            raise UserError(f"{where}student.guidance: {what}; leave it out")
         copy = source.guided_network()
     else:
         copy = deepcopy(source.network or source.denoiser)
@@ -180,5 +139,6 @@ def shapes(source: Teacher, judge: nn.Module, depths: tuple[int, ...], device: t
     try:
         taps: list[Tensor] = judge.taps(x, t, cond, depths)  # type: ignore[operator]
     except (IndexError, AttributeError):
-        raise UserError(f"critic.head.depths: {list(depths)} are not all depths of this network; leave depths out") from None
+        found = f"{list(depths)} are not all depths of this network"
+        raise UserError(f"critic.head.depths: {found}; leave depths out") from None
     return [h.shape for h in taps]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dmd2cli.engine import build
 from dmd2cli.engine.balance import Balance
 from dmd2cli.engine.distillation import Distillation, Terms
 from dmd2cli.engine.lag import critic_lag
+from dmd2cli.engine.terms import prefixed, terms
 from dmd2cli.errors import UserError
 from dmd2cli.protocols import Dataset, Teacher
 from dmd2cli.recipe import Recipe, Use
@@ -119,10 +121,12 @@ class DistillJob:
     def publish(self, folder: Path, step: int) -> None:
         d = self.distillation
         weights = "ema" if d.generator.ema else "raw"
-        trained = {"steps": step, "generator_updates": d.generator.updates, "weights": weights}
-        trained |= {"auto_weights": {k: w.weight for k, w in found.items()}} if (found := self.balances()) else {}
+        trained: dict[str, Any] = {"steps": step, "generator_updates": d.generator.updates, "weights": weights}
+        measured = {name: balance.weight for name, balance in self.balances().items()}
+        trained |= {"auto_weights": measured} if measured else {}
         sampler = FewStep(d.inputs.times, d.inputs.stochastic)
-        save_student(folder / "student", d.generator.best, contract(d.teacher, self._named(), sampler, self.guidance(), trained))
+        found = contract(d.teacher, self._named(), sampler, self.guidance(), trained)
+        save_student(folder / "student", d.generator.best, found)
 
     def _named(self) -> dict[str, Any]:
         """The plugins of the recipe that a student remembers."""
@@ -145,16 +149,16 @@ def job(recipe: Recipe, device: torch.device) -> DistillJob:
     """The job of a recipe, all of its stages built. Raises UserError for whatever in it cannot be."""
     stages = staged(recipe)
     d, made = build.distillation(stages[0].recipe, device), memo(recipe_build.build)
-    phases = []
+    phases: list[Phase] = []
     for stage in stages:
         found, of_real = stage.recipe, stage.recipe.data.prompts_of_real or stage.recipe.student.input == "real"
-        terms = build.terms(found, d.teacher, d.nets) if phases else d.terms
+        ours = terms(found, d.teacher, d.nets) if phases else d.terms
         loader = build.loader(found.data, found.run, device, of_real, made)
         check_labels(found, d.teacher, loader.prompts)
         check_pairs(found, d.teacher, loader)
         for i, metric in enumerate(found.metrics):
             check_options("metrics", metric, f"metrics.{i}")
-        phases.append(Phase(stage, terms, loader))
+        phases.append(Phase(stage, ours, loader))
     ready = DistillJob(d, phases)
     ready.enter(0)
     return ready
@@ -185,7 +189,7 @@ def check_pairs(recipe: Recipe, teacher: Teacher, loader: Loader) -> None:
     matching = recipe.losses.get("distribution_matching")
     scale = float(matching.options.get("guidance", 1.0)) if matching else 1.0
     if (check := getattr(loader.pairs.dataset, "check", None)) is not None:
-        build.prefixed(where, lambda: check(teacher, as_dict(recipe.sampler), scale))
+        prefixed(where, partial(check, teacher, as_dict(recipe.sampler), scale))
 
 
 def check_labels(recipe: Recipe, teacher: Teacher, prompts: Dataset | None) -> None:

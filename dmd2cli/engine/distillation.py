@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dmd2cli.core.denoiser import bind
 from dmd2cli.core.random import Rng
-from dmd2cli.data.base import Batch
+from dmd2cli.data.base import Batch, PairBatch
 from dmd2cli.engine.balance import REFERENCE, Balance
 from dmd2cli.engine.inputs import Inputs
 from dmd2cli.engine.player import Player
@@ -43,12 +43,16 @@ class Distillation:
             x_t, t = self.inputs.draw(generate, batch, rng, device)
         with torch.set_grad_enabled(grad):
             x = generate(x_t, t)
-        if grad and batch.pair is not None:                                # [DMD] Eq. 9, on a data stream of its own
-            made = x[batch.pair.where] if batch.pair.where is not None else None
-            ref = made if made is not None else self.nets.generator(*self.inputs.first(batch.pair.noise), batch.pair.cond)
-            pair = Pair(batch.pair.x, ref)
+        if grad and batch.pair is not None:
+            pair = self.paired(batch.pair, x)
         rest = (batch.rows, batch.total, batch.cond, batch.null, batch.x, batch.real_cond, batch.raw)
         return Sample(x, *rest, pair=pair)
+
+    def paired(self, pair: PairBatch, x: Tensor) -> Pair:
+        """What the student makes of the noise of some pairs ([DMD] Eq. 9): among its samples x already, or apart."""
+        if pair.where is not None:
+            return Pair(pair.x, x[pair.where])
+        return Pair(pair.x, self.nets.generator(*self.inputs.first(pair.noise), pair.cond))
 
     def losses(self, player: str, s: Sample, rng: Rng) -> dict[str, Tensor]:
         """The weighted terms of one player on one micro-batch, each with streams of its own."""

@@ -71,7 +71,9 @@ def measure_all(metrics: Sequence[Metric], source: Source, n: int, seed: int) ->
     cost = {"nfe": source.sampler.nfe, "guidance": source.guidance, "seconds": round(time.perf_counter() - started, 3)}
     first, spread = 0, Diversity()
     for images in drawn:
-        for seen in (spread, *metrics):
-            seen.update(images, raw[first : first + len(images)])
+        conditions = raw[first : first + len(images)]
+        spread.update(images, conditions)
+        for metric in metrics:
+            metric.update(images, conditions)
         first += len(images)
     return [{**metric.compute(), "diversity": spread.compute(), **cost} for metric in metrics]

@@ -9,7 +9,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dmd2cli.core.denoiser import Denoiser
 from dmd2cli.core.random import Rng
 from dmd2cli.data.base import Batch
 from dmd2cli.engine.distillation import Distillation
@@ -27,8 +26,8 @@ def critic_lag(d: Distillation, batches: Sequence[Batch], step: int) -> Tensor:
     """
     rng = Rng(d.seed, step).stream("lag")
     critic = deepcopy(d.critic)
-    fake: Denoiser = critic.module["fake"]  # type: ignore[assignment, index]
-    ahead = replace(d, critic=critic, nets=replace(d.nets, fake=fake, head=critic.module["head"]))  # type: ignore[index]
+    fake, head = critic.module["fake"], critic.module["head"]  # type: ignore[index]
+    ahead = replace(d, critic=critic, nets=replace(d.nets, fake=fake, head=head))
     fresh = [d.student(batch, rng.stream("fresh"), grad=False) for batch in batches]
 
     @torch.no_grad()

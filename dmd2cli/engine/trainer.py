@@ -79,7 +79,7 @@ def train(job: Job, run: Run, folder: Path, resume: Path | None = None) -> int:
     with interruptible() as stop, progress(run.steps, done) as show:
         while done < run.steps and not stop.signals and time.monotonic() < end:
             found = job.step(done)
-            values = found if other_stage(values, found) else values | found   # players do not move at every step
+            values = {**({} if other_stage(values, found) else values), **found}    # the newest of every term
             done += 1
             last = done == run.steps
             if done % run.log_every == 0 or last:

@@ -39,7 +39,8 @@ class Diffusion:
     def __post_init__(self) -> None:
         low, high = self.diffusion_min_time, self.diffusion_max_time
         if not (0 <= low < high <= 1 or low == high == 0):
-            raise UserError(f"0 <= diffusion_min_time < diffusion_max_time <= 1 is needed, or 0 for both; got {low}, {high}")
+            wanted = "0 <= diffusion_min_time < diffusion_max_time <= 1 is needed, or 0 for both"
+            raise UserError(f"{wanted}; got {low}, {high}")
 
     def times(self, nets: Nets, rng: Rng, name: str, like: Tensor) -> Tensor:
         """A time (b,) for each row of like."""

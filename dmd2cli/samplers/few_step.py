@@ -59,7 +59,7 @@ def check_table(schedule: NoiseSchedule, times: Sequence[float]) -> None:
 
 @dataclass(frozen=True)
 class FewStep:
-    """The student's sampler at fixed times, falling in (0, 1]; stochastic: fresh noise between calls, else the ODE's."""
+    """The student's sampler at fixed times, falling in (0, 1]; stochastic: fresh noise between calls, not the ODE's."""
 
     times: tuple[float, ...] = (1.0,)
     stochastic: bool = True

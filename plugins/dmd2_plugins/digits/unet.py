@@ -43,8 +43,10 @@ class UNet(nn.Module):
         layers = [nn.Linear(32 + classes, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()]
         self.embed = nn.Sequential(*layers)
         if guided:
-            self.scale = nn.Sequential(nn.Linear(32, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
-            nn.init.zeros_(self.scale[-1].weight), nn.init.zeros_(self.scale[-1].bias)
+            last = nn.Linear(embedding, embedding)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.scale = nn.Sequential(nn.Linear(32, embedding), nn.SiLU(), last)
         self.input = nn.Conv2d(1, channels[0], 3, padding=1)
         wider = list(zip((channels[0], *channels), channels, strict=False))
         self.down = nn.ModuleList(Block(a, b, embedding) for a, b in wider)
