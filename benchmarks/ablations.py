@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seeds", type=int, default=3, help="training seeds of every row")
     made.add_argument("--out", type=Path, default=Path("runs/ablations"))
     made.add_argument("--rows", help="some rows only, as a,b")
-    made.add_argument("--jobs", type=int, default=os.cpu_count(), help="cells at once, one thread each")
+    made.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells at once, one thread each")
     made.add_argument("--budget", type=float, default=75, metavar="MINUTES", help="start no cell after that")
     made.add_argument("--samples", type=int, default=5000, help="of the measurement of a cell")
     made.add_argument("--cell", nargs=3, metavar=("ROW", "VARIANT", "SEED"), help="run this cell only, here")
@@ -58,7 +58,8 @@ def main(words: Sequence[str]) -> int:
         from tables.cell import run_cell
 
         row, variant, seed = args.cell
-        run_cell(Cell(args.name, TABLES[args.name], row, variant, int(seed), args.out, args.samples, (*args.overrides,)))
+        place = (TABLES[args.name], row, variant, int(seed), args.out)
+        run_cell(Cell(args.name, *place, args.samples, tuple(args.overrides)))
         return 0
     return whole(args, chosen(args), " ".join(["python", "benchmarks/ablations.py", *words]))
 
@@ -91,12 +92,11 @@ def whole(args: argparse.Namespace, found: list[Cell], command: str) -> int:
 
     args.out.mkdir(parents=True, exist_ok=True)
     unfinished = [cell for cell in found if not cell.finished() and paired(cell, failed)]
+    show()
     try:
-        scheduler.run([*unfinished], args.jobs, args.budget, show)
+        scheduler.run(unfinished, args.jobs, args.budget, show)
     except KeyboardInterrupt:
         return 130
-    if not unfinished:
-        show()
     return 1 if failed else 0
 
 

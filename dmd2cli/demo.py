@@ -116,7 +116,7 @@ def report(rows: Mapping[str, Mapping[str, Any]], folder: Path, seconds: Mapping
         cells = [f"{row[k]:.3f}" if k in row else "" for k in COLUMNS]
         fd = f"{row['fd_digits']:.3f} ± {row['fd_digits_std']:.3f}"
         table.add_row(name, str(row["nfe"] or ""), fd, *cells, f"{row['ms_per_image']:.2f}" if row["nfe"] else "")
-    console = Console(width=120)
+    console = Console(width=124)
     console.print(table)
     others = {name: " ".join(f"{v:.3f}" for v in row["fd_other_classifiers"]) for name, row in rows.items()}
     console.print("FD with two classifiers of other seeds: " + "; ".join(f"{k} {v}" for k, v in others.items()))

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from dmd2cli.core.noise import Discrete, Karras, NoiseSchedule, RectifiedFlow, scales
 from dmd2cli.core.random import Numbered, Rng
+from dmd2cli.errors import UserError
 from dmd2cli.losses.reward import frozen
-from dmd2cli.protocols import Dataset, Example, Exporter, Loss, Metric, Raw, Reward, Sample, Sampler, Teacher
+from dmd2cli.protocols import Dataset, Example, Exporter, Loss, Metric, Pair, Raw, Reward, Sample, Sampler, Teacher
 from dmd2cli.student import Student
 from dmd2cli.testing_teacher import (
     ROWS,
@@ -64,7 +65,8 @@ def check_loss(loss: Loss, teacher: Teacher | None = None) -> None:
         for p in d.critic.parameters:                              # where fake == real there is nothing to learn
             p.mul_(1.1)
     s = d.student(batch, Rng(0, 0), grad=loss.player == "generator")
-    seen = replace(s, real=s.real if loss.reads_real else None)
+    pair = Pair(torch.zeros_like(s.x), s.x) if getattr(loss, "reads_pairs", False) else None
+    seen = replace(s, real=s.real if loss.reads_real else None, pair=pair)
     rng = Rng(0, 1).at(s.rows, s.total)
     torch.manual_seed(0)
     value = loss(seen, nets, rng)
@@ -110,9 +112,15 @@ def check_reward(reward: Reward, teacher: Teacher | None = None) -> None:
 
 
 def check_sampler(sampler: Sampler) -> None:
-    """Under every schedule: ends at clean data, calls the network nfe times, and draws from its rng alone."""
+    """Under every schedule: ends at clean data, calls the network nfe times, and draws from its rng alone.
+
+    A schedule that it refuses with a UserError is left out; one of a step, a table and a flow it must take.
+    """
     say(is_dataclass(sampler), "a sampler must be a frozen dataclass whose fields are its options")
-    for schedule in (Karras(), Discrete.linear(), RectifiedFlow()):
+    taken = [schedule for schedule in (Karras(), Discrete.linear(), RectifiedFlow()) if takes(sampler, schedule)]
+    say(taken, "a sampler must take one of the schedules Karras, Discrete and RectifiedFlow")
+    say(isinstance(sampler.deterministic, bool), "deterministic must say whether x is a function of the noise alone")
+    for schedule in taken:
         where, calls = type(schedule).__name__, list[Tensor]()
         noise = Numbered(0, range(ROWS)).normal("noise", torch.empty(ROWS, 2, 3))
         given = noise.clone()
@@ -125,7 +133,8 @@ def check_sampler(sampler: Sampler) -> None:
 
         x = sampler(denoise, schedule, noise, Numbered(0, range(ROWS)))
         say(x.shape == noise.shape and x.dtype == noise.dtype, f"{where}: x must have the shape and type of the noise")
-        at_end = torch.allclose(x, torch.full_like(x, 0.25), atol=1e-4)
+        left = float(schedule(noise.new_zeros(1))[1])              # some end at a table's first entry, not at zero
+        at_end = torch.allclose(x, torch.full_like(x, 0.25), atol=1e-4 + 5 * left)
         say(at_end, f"{where}: the sampler must end at t = 0: a network that always says 0.25 gave {x.flatten()[:3]}")
         say(noise.equal(given), f"{where}: the sampler changes the noise it was given; work on a copy")
         saved = int(schedule(noise.new_ones(1))[0] == 0)           # a second-order step from alpha = 0 is first order
@@ -134,13 +143,24 @@ def check_sampler(sampler: Sampler) -> None:
         check_sampler_rng(sampler, schedule, noise)
 
 
+def takes(sampler: Sampler, schedule: NoiseSchedule) -> bool:
+    """Whether the sampler runs under a schedule at all."""
+    try:
+        sampler(lambda x_t, t: 0.5 * x_t, schedule, torch.zeros(1, 2), Numbered(0, range(1)))
+    except UserError:
+        return False
+    return True
+
+
 def check_sampler_rng(sampler: Sampler, schedule: NoiseSchedule, noise: Tensor) -> None:
-    """The same noise and streams give the same sample, whatever the global random state."""
+    """The same noise and streams give the same sample, whatever the global random state; the noise alone may do."""
     drawn = []
     for seed in (1, 2):
         torch.manual_seed(seed)
         drawn.append(sampler(lambda x_t, t: 0.5 * x_t, schedule, noise, Numbered(0, range(ROWS))))
     say(drawn[0].equal(drawn[1]), "a sampler must draw from its rng alone, not from torch's global random state")
+    other = sampler(lambda x_t, t: 0.5 * x_t, schedule, noise, Numbered(1, range(ROWS)))
+    say(drawn[0].equal(other) or not sampler.deterministic, "deterministic is True, but other streams change it")
 
 
 def check_weighting(weighting: Callable[..., Tensor]) -> None:
@@ -213,4 +233,5 @@ def rows_of(s: Sample, rows: slice) -> Sample:
     """Some rows of a micro-batch, as a micro-batch of their own."""
     cond, null, real_cond = ({k: v[rows] for k, v in cond.items()} for cond in (s.cond, s.null, s.real_cond))
     real, raw = None if s.real is None else s.real[rows], s.raw[rows]
-    return Sample(s.x[rows].detach(), rows, s.total, cond, null, real, real_cond, raw)
+    pair = None if s.pair is None else Pair(s.pair.target[rows], s.pair.x[rows].detach())
+    return Sample(s.x[rows].detach(), rows, s.total, cond, null, real, real_cond, raw, pair)

@@ -191,7 +191,8 @@ def toy() -> Teacher:
 
 def distillation(teacher: Teacher) -> Distillation:
     """A whole distillation of the teacher, every kind of term in it."""
-    terms = {"distribution_matching": {"guidance": 2.0}, "gan_generator": {}, "denoising": {}, "gan_critic": {}}
+    guidance = 2.0 if teacher.encode([None])[0] else 1.0
+    terms = {"distribution_matching": {"guidance": guidance}, "gan_generator": {}, "denoising": {}, "gan_critic": {}}
     parts = {"student": {"lr": 1e-3}, "critic": {"lr": 1e-3}, "sampler": {"use": "heun"}, "losses": terms}
     more = {"teacher": {"use": "under-test"}, "data": {"real": {"use": "none"}}, "run": {"steps": 9, "batch": ROWS}}
     with registry.override("teachers", "under-test", lambda: teacher):

@@ -25,6 +25,7 @@ def test_the_table_has_a_row_for_real_teacher_and_student_with_what_fd_is_blind_
     for row in rows.values():
         assert {"fd_digits_std", "precision", "recall", "class_accuracy", "memorisation_ratio"} <= row.keys()
         assert len(row["fd_other_classifiers"]) == 1 and row["fd_digits"] > 0
+        assert row["nfe"] == 0 or row["diversity"] > 0
 
 
 def test_an_untrained_student_is_far_from_the_floor(folder):

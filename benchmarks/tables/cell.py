@@ -29,7 +29,7 @@ from tables.probe import Probed, read_series
 from tables.table import MODES, Cell, changes
 
 CPU = torch.device("cpu")
-POINTS = 1000
+SAMPLES = 1000
 """Samples of a toy cell that are kept for its picture."""
 
 
@@ -85,7 +85,7 @@ def twin(cell: Cell) -> dict[str, Any] | None:
         if held and held["measure"] == cell.measure():
             same = [c for c in changes(held["asked"], cell.asked()) if cell.table.points or not c.startswith("points ")]
             if not same:
-                kept = ("result", "cost", "series", "points", "diverged")
+                kept = ("result", "cost", "series", "samples", "diverged")
                 taken = f"{held['table']} / {held['row']} / {held['variant']}"
                 return {**{key: held[key] for key in kept if key in held}, "taken_from": taken}
     return None
@@ -126,8 +126,8 @@ def measured(cell: Cell, source: Source) -> dict[str, Any]:
     result = measure(metric(cell), source, cell.n, cell.measure()["seed"])
     if cell.table.columns is not MODES:
         return {"result": result}
-    x = source.latents([None] * POINTS, seed=0, numbers=range(POINTS))
-    return {"result": result, "points": [[round(v, 4) for v in point] for point in x.tolist()]}
+    x = source.latents([None] * SAMPLES, seed=0, numbers=range(SAMPLES))
+    return {"result": result, "samples": [[round(v, 4) for v in point] for point in x.tolist()]}
 
 
 def metric(cell: Cell) -> Metric:

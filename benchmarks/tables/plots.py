@@ -13,10 +13,10 @@ from tables.report import Results
 from tables.table import Cell, Table
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 LABELS = {
     "generator_updates": "generator updates",
@@ -139,14 +139,14 @@ def scatter(table: Table, cells: Sequence[Cell], found: Results) -> Figure:
     """Samples of the plane, one panel for every row and variant, seed 0, over the modes."""
     from dmd2_plugins.toy.mixture import mixture
 
-    good = [cell for cell in cells if "points" in found.get(cell, {}) and cell.seed == 0]
+    good = [cell for cell in cells if "samples" in found.get(cell, {}) and cell.seed == 0]
     fig, axes = plt.subplots(1, len(good), figsize=(3.6 * len(good), 4.4), layout="constrained", squeeze=False)
     for ax, cell in zip(axes[0], good, strict=True):
         options = cell.recipe.teacher.options
         means = mixture(options["layout"], options["std"]).means
         half = 1.4 * float(means.abs().max())
         ax.scatter(*means.T, s=60, facecolors="none", edgecolors="tab:red", lw=0.8, label="modes of the target")
-        ax.scatter(*np.array(found[cell]["points"]).T, s=2, color="tab:blue", alpha=0.5, label="student samples")
+        ax.scatter(*np.array(found[cell]["samples"]).T, s=2, color="tab:blue", alpha=0.5, label="student samples")
         modes = found[cell]["result"]["value"]
         ax.set_title(f"{label(table, cell)}\n{modes} of {len(means)} modes", fontsize=9)
         ax.set(xlim=(-half, half), ylim=(-half, half), aspect="equal", xlabel="x", ylabel="y")

@@ -35,6 +35,9 @@ class Probed:
     done: int = 0
     series: list[dict[str, float]] = field(default_factory=list)
 
+    def seek(self, step: int) -> None:
+        self.job.seek(step)
+
     def step(self, step: int) -> Mapping[str, Tensor]:
         started = time.process_time()
         values = self.job.step(step)

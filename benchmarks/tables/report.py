@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -28,9 +29,8 @@ def lines(cells: Sequence[Cell], found: Results, failed: Mapping[Cell, str]) -> 
         here = [cell for cell in cells if (cell.row, cell.variant) == (row, variant)]
         good = [found[cell] for cell in here if "result" in found.get(cell, {})]
         diverged = sum("diverged" in found.get(cell, {}) for cell in here)
-        spread = {key: mean_std([g["result"][key] for g in good if g["result"].get(key) is not None]) for key in table.columns}
-        costs = [g["cost"] for g in good if g.get("cost")]
-        cost = {key: statistics.mean(c[key] for c in costs) for key in (costs[0] if costs else ())}
+        ours = {key: mean_std(numbers(good, "result", key)) for key in table.columns}
+        cost = {key: statistics.mean(found) for key in COST if (found := numbers(good, "cost", key))}
         counts = {"finished": len(good), "diverged": diverged, "failed": sum(cell in failed for cell in here)}
         made.append({
             "row": row,
@@ -38,13 +38,21 @@ def lines(cells: Sequence[Cell], found: Results, failed: Mapping[Cell, str]) -> 
             "title": table.rows[row].title,
             "paper": dict(table.rows[row].paper),
             "overrides": [*table.overrides, *table.rows[row].overrides, *table.rows[row].variants[variant]],
-            "ours": {key: value for key, value in spread.items() if value},
+            "ours": {key: value for key, value in ours.items() if value},
             **cost,
             "nfe": good[0]["result"]["nfe"] if good else None,
             "cells": counts | {"not run": len(here) - sum(counts.values())},
             "seeds": [one(cell, found.get(cell), failed.get(cell)) for cell in here],
         })  # fmt: skip
     return made
+
+
+COST = ("steps", "generator_updates", "critic_updates", "cpu_seconds")
+
+
+def numbers(good: Sequence[Mapping[str, Any]], part: str, key: str) -> list[float]:
+    """A number of every cell that has it."""
+    return [held[part][key] for held in good if held.get(part) and held[part].get(key) is not None]
 
 
 def order(table: Table) -> Callable[[tuple[str, str]], int]:
@@ -54,7 +62,7 @@ def order(table: Table) -> Callable[[tuple[str, str]], int]:
 
 
 def one(cell: Cell, held: Mapping[str, Any] | None, failure: str | None) -> dict[str, Any]:
-    """What the summary says of one cell: all but the recipe and the points."""
+    """What the summary says of one cell: all but the recipe and the samples."""
     if held is None:
         return {"seed": cell.seed, "failed" if failure else "not run": failure or True}
     return {"seed": cell.seed} | {k: held[k] for k in SUMMARY if held.get(k)}
@@ -82,15 +90,15 @@ def text(table: Table, made: Sequence[Mapping[str, Any]]) -> str:
     for line in made:
         paper = [number(line["paper"].get(name)) for name in papers]
         ours = [spread(line["ours"].get(key)) for key in columns]
-        ours[0] = ours[0] or missing(line["cells"])
+        ours[0] = ours[0] or states(line["cells"]).partition(" ")[2].partition(",")[0]
         updates = f"{line['generator_updates']:.0f} / {line['critic_updates']:.0f}" if "cpu_seconds" in line else ""
         cost = [number(line["nfe"]), updates, f"{line['cpu_seconds']:.0f}" if "cpu_seconds" in line else ""]
-        rows.append([line["title"], line["variant"], *paper, *ours, *cost, missing(line["cells"], all_of_them=True)])
+        rows.append([line["title"], line["variant"], *paper, *ours, *cost, states(line["cells"])])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
     body = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
-    notes = [f"{line['title']}, seed {s['seed']}: {s['note']}" for line in made for s in line["seeds"] if "note" in s]
-    notes += [f"{line['title']}, seed {s['seed']}: {s['failed']}" for line in made for s in line["seeds"] if "failed" in s]
+    cells = [(f"{line['title']}, {line['variant']}, seed {seed['seed']}", seed) for line in made for seed in line["seeds"]]
+    notes = [f"{name}: {seed[key]}" for name, seed in cells for key in ("note", "failed") if key in seed]
     return "\n".join([f"{table.title} ({table.source})", "", *body, *notes, ""])
 
 
@@ -100,21 +108,21 @@ def number(value: float | None) -> str:
 
 
 def spread(value: Mapping[str, float] | None) -> str:
-    """mean ± std."""
+    """mean ± std, to a thousandth or four digits."""
     if value is None:
         return ""
-    return f"{value['mean']:.3f}" + (f" ± {value['std']:.3f}" if "std" in value else "")
+    digits = 3 if value["mean"] < 10 else 2 if value["mean"] < 100 else 1
+    return " ± ".join(f"{value[key]:.{digits}f}" for key in ("mean", "std") if key in value)
 
 
-def missing(counts: Mapping[str, int], all_of_them: bool = False) -> str:
-    """What there is instead of a number; or how many cells are in which state."""
-    names = list(counts) if all_of_them else ["diverged", "failed", "not run"]
-    if all_of_them:
-        return ", ".join(f"{counts[name]} {name}" for name in names if counts[name])
-    return next((name for name in names if counts[name]), "")
+def states(counts: Mapping[str, int]) -> str:
+    """How many cells are in which state."""
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 
-def summary(table: Table, made: Sequence[Mapping[str, Any]], command: str, budget: float, minutes: float) -> dict[str, Any]:
+def summary(
+    table: Table, made: Sequence[Mapping[str, Any]], command: str, budget: float, minutes: float
+) -> dict[str, Any]:
     """The JSON of a table. budget, minutes: of the last command, and used by all of them."""
     return {
         "title": table.title,
@@ -125,7 +133,7 @@ def summary(table: Table, made: Sequence[Mapping[str, Any]], command: str, budge
         "budget_minutes": budget,
         "minutes": round(minutes, 1),
         "hardware": hardware(),
-        "cores": torch.multiprocessing.cpu_count(),
+        "cores": os.cpu_count(),
         "torch": torch.__version__,
         "lines": list(made),
     }
@@ -134,6 +142,6 @@ def summary(table: Table, made: Sequence[Mapping[str, Any]], command: str, budge
 def hardware() -> str:
     """The processor's name."""
     info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] \
-        if info.is_file() else []
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()

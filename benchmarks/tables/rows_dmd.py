@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tables.parts import DMD, PAIRS, REGRESSION
+from tables.parts import DMD, REGRESSION
 from tables.table import MODES, Row, Table
 
 CIFAR, IMAGENET = "FID, CIFAR-10", "FID, ImageNet-64"

@@ -154,21 +154,19 @@ class Cell:
     def finished(self) -> bool:
         """Is there a result of this very recipe and measurement? No, if the recipe is wrong."""
         found = self.held()
+        if found is None or found["measure"] != self.measure():
+            return False
         try:
-            return found is not None and found["measure"] == self.measure() and not changes(found["asked"], self.asked())
+            return not changes(found["asked"], self.asked())
         except UserError:
             return False
 
 
 def cells(name: str, table: Table, seeds: int, out: Path, n: int, extra: Sequence[str]) -> list[Cell]:
     """All cells of a table in the order they run: every row has seed 0 before any has seed 1."""
-    places = [(variant, row) for variant in variants(table) for row in table.rows if variant in table.rows[row].variants]
+    variants = dict.fromkeys(variant for row in table.rows.values() for variant in row.variants)
+    places = [(v, key) for v in variants for key, row in table.rows.items() if v in row.variants]
     return [Cell(name, table, r, v, seed, out, n, tuple(extra)) for seed in range(seeds) for v, r in places]
-
-
-def variants(table: Table) -> list[str]:
-    """All variants of a table, in the order in which rows name them."""
-    return list(dict.fromkeys(variant for row in table.rows.values() for variant in row.variants))
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

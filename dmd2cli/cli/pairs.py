@@ -36,7 +36,7 @@ def pairs(
     runtime.set_threads(found.run.threads)
     by = maker(found, runtime.device(device or found.run.device), seed, guidance)
     facts = make(by, out, range(first, first + n), shard_size)
-    words = "{out}: {n} pairs in {shards} shards, {made} of them new, {nfe} network calls each, {seconds:.2f} s"
+    words = "{out}: {n} pairs in {shards} shard(s), {made} of them new, {nfe} network calls each, {seconds:.2f} s"
     print(json.dumps(facts) if as_json else words.format(**facts))
 
 

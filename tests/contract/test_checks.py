@@ -16,6 +16,7 @@ from dmd2cli.core.denoiser import Preconditioned
 from dmd2cli.core.heads import linear_head
 from dmd2cli.core.noise import Karras, RectifiedFlow
 from dmd2cli.core.parametrization import edm
+from dmd2cli.errors import UserError
 from dmd2cli.protocols import Example
 from dmd2cli.testing import (
     check_dataset,
@@ -264,8 +265,11 @@ class TwoCalls:
 
     wrong: str = ""
     nfe: ClassVar = 2
+    deterministic: ClassVar = True
 
     def __call__(self, denoise, schedule, noise, rng):
+        if self.wrong == "refuses":
+            raise UserError("no schedule is good enough")
         if self.wrong == "in place":
             noise.mul_(2)
         start = schedule.prior_std * noise
@@ -274,7 +278,7 @@ class TwoCalls:
         x = x if self.wrong == "one call" else denoise(x, t / 2)
         eps = torch.randn_like(x) if self.wrong == "global" else rng.normal("last", x)
         x = denoise(x + 0.0 * eps, t / 2) if self.wrong == "three calls" else x
-        x = x + 1e-6 * eps if self.wrong == "global" else x
+        x = x + 1e-6 * eps if self.wrong in ("global", "random") else x
         ends = {"noisy": x + start, "long": x.double()}
         return ends.get(self.wrong, x)
 
@@ -294,6 +298,8 @@ def test_a_sampler_that_is_right_passes():
         ("global", "must draw from its rng alone"),
         ("noisy", "must end at t = 0"),
         ("long", "shape and type of the noise"),
+        ("refuses", "must take one of the schedules"),
+        ("random", "deterministic is True, but other streams change it"),
     ],
 )
 def test_a_sampler_that_is_wrong_is_named(wrong, words):

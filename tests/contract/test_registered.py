@@ -10,6 +10,7 @@ from dmd2_plugins.toy.picture import to_uint8 as dots
 from dmd2cli import registry
 from dmd2cli.core.random import Rng
 from dmd2cli.engine.distill import job
+from dmd2cli.engine.pairs import make, maker
 from dmd2cli.recipe import load
 from dmd2cli.student import load_student
 from dmd2cli.testing import (
@@ -17,6 +18,7 @@ from dmd2cli.testing import (
     check_exporter,
     check_loss,
     check_metric,
+    check_reward,
     check_sampler,
     check_teacher,
     check_weighting,
@@ -33,9 +35,21 @@ CASES = {
         ("denoising", {}),
         ("denoising", {"weighting": "uniform"}),
         ("distribution_matching", {"guidance": 3.0}),
+        ("denoising", {"t_min": 0.1, "t_max": 0.9}),
+        ("distribution_matching", {"guidance": 3.0, "guidance_interval": (0.2, 0.8), "guidance_rescale": 0.5}),
+        ("distribution_matching", {"score": "real"}),
+        ("diversity", {}),
         ("gan_critic", {}),
+        ("gan_critic", {"shared_noise": True, "diffusion_max_time": 0.5}),
+        ("gan_critic", {"r1": 1.0}),
+        ("gan_critic", {"r1": 1.0, "r1_std": 0.1}),
         ("gan_generator", {}),
+        ("gan_generator", {"shared_noise": True, "diffusion_max_time": 0.0}),
         ("joint_critic", {}),
+        ("joint_critic", {"shared_noise": True}),
+        ("regression", {"distance": "huber"}),
+        ("regression", {"distance": "l2"}),
+        ("reward", {"model": "digits-ink"}),
     ],
     "samplers": [
         ("ddim", {"steps": 1}),
@@ -43,8 +57,10 @@ CASES = {
         ("edm_sde", {"steps": 7}),
         ("few_step", {"times": (1.0,)}),
         ("few_step", {"times": (1.0, 0.7, 0.2)}),
+        ("few_step", {"times": (1.0, 0.7, 0.2), "stochastic": False}),
         ("heun", {"steps": 1}),
         ("heun", {"steps": 7}),
+        ("pndm", {"steps": 7}),
     ],
     "weightings": [
         (name, {})
@@ -57,7 +73,9 @@ CASES = {
         ("digits", {}),
         ("digits", {"split": "test"}),
         ("gmm", {"classes": 5}),
+        ("pairs", {}),
     ],
+    "rewards": [("digits-confidence", {}), ("digits-ink", {})],
     "metrics": [("fd-digits", {}), ("modes", {})],
     "exporters": [("safetensors", {}), ("torch-export", {})],
     "pretraining": [("digits-classifier", {}), ("digits-teacher", {})],
@@ -87,7 +105,8 @@ def test_teacher(plugin):
 
 @cases("losses")
 def test_loss_on_a_toy_and_on_a_learned_teacher(plugin):
-    check_loss(made("losses", plugin))
+    if plugin[0] != "reward":                                      # a toy has no images to reward
+        check_loss(made("losses", plugin))
     check_loss(made("losses", plugin), made("teachers", ("digits", {})))
 
 
@@ -102,9 +121,18 @@ def test_weighting(plugin):
 
 
 @cases("datasets")
-def test_dataset(plugin):
+def test_dataset(plugin, tmp_path):
     teacher = ("gmm", {"classes": 5, "pretrain_steps": 0}) if plugin[0] == "gmm" else ("digits", {})
+    if plugin[0] == "pairs":
+        recipe = load("digits", ["sampler={use: ddim, steps: 2}"])
+        make(maker(recipe, torch.device("cpu"), 0, None), tmp_path, range(5), 3)
+        plugin = ("pairs", {"path": str(tmp_path)})
     check_dataset(made("datasets", plugin), made("teachers", teacher))
+
+
+@cases("rewards")
+def test_reward(plugin):
+    check_reward(made("rewards", plugin), made("teachers", ("digits", {})))
 
 
 PICTURES = {

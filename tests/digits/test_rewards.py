@@ -7,7 +7,11 @@ from dmd2_plugins.digits.data import images
 from dmd2_plugins.digits.rewards import confidence, ink
 from dmd2_plugins.digits.teacher import teacher, to_rgb
 
+from dmd2cli.engine.distill import job
+from dmd2cli.engine.run import run
 from dmd2cli.errors import UserError
+from dmd2cli.recipe import load as recipe
+from dmd2cli.student import load_student
 from dmd2cli.testing import check_reward
 
 X, LABELS = images()[0][:60], images()[1][:60].tolist()
@@ -55,3 +59,12 @@ def test_the_decoder_of_the_teacher_is_what_its_pictures_are_rounded_from():
     (grad,) = torch.autograd.grad(pixels.sum(), x)
     assert grad.eq(3).all()
     assert found.decoders["full"](torch.full((1, 1, 8, 8), 2.0)).max() == 2
+
+
+def test_a_student_rewarded_for_ink_draws_bolder_strokes(tmp_path):
+    def brightness(name, *overrides):
+        short = ["run.steps=40", "run.batch=16", "run.threads=1", "student.ema_halflife_images=null"]
+        run(recipe("digits", [*short, *overrides]), tmp_path / name, job)
+        return load_student(tmp_path / name)(n=100).float().mean() / 255
+
+    assert brightness("ink", "losses.reward={model: digits-ink, weight: 3.0}") > brightness("plain") + 0.05
