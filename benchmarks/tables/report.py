@@ -30,7 +30,7 @@ def lines(cells: Sequence[Cell], found: Results, failed: Mapping[Cell, str]) -> 
         good = [found[cell] for cell in here if "result" in found.get(cell, {})]
         diverged = sum("diverged" in found.get(cell, {}) for cell in here)
         ours = {key: mean_std(numbers(good, "result", key)) for key in table.columns}
-        cost = {key: statistics.mean(found) for key in COST if (found := numbers(good, "cost", key))}
+        cost = {key: statistics.mean(of_cells) for key in COST if (of_cells := numbers(good, "cost", key))}
         counts = {"finished": len(good), "diverged": diverged, "failed": sum(cell in failed for cell in here)}
         made.append({
             "row": row,
@@ -97,8 +97,8 @@ def text(table: Table, made: Sequence[Mapping[str, Any]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
     body = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
-    cells = [(f"{line['title']}, {line['variant']}, seed {seed['seed']}", seed) for line in made for seed in line["seeds"]]
-    notes = [f"{name}: {seed[key]}" for name, seed in cells for key in ("note", "failed") if key in seed]
+    seeds = [(f"{line['title']}, {line['variant']}", seed) for line in made for seed in line["seeds"]]
+    notes = [f"{name}, seed {s['seed']}: {s[key]}" for name, s in seeds for key in ("note", "failed") if key in s]
     return "\n".join([f"{table.title} ({table.source})", "", *body, *notes, ""])
 
 
