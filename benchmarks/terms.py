@@ -16,6 +16,7 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -107,7 +108,7 @@ def every_step(action: Callable[[Passes], None]) -> Callable[[Passes], None]:
 
 OPTIONS = {
     "regression, L2": Option(
-        ("losses.regression.weight=0.25", "losses.regression.distance=l2", "data.pairs={{use: pairs, path: {pairs}}}"),
+        ("losses.regression={{weight: 0.25, distance: l2}}", "data.pairs={{use: pairs, path: {pairs}}}"),
         lambda p: p.generator(True),
     ),
     "guidance": Option(("losses.distribution_matching.guidance=3.0",), Passes.teacher),
@@ -129,6 +130,12 @@ OPTIONS = {
 }
 
 
+def walk(work: DistillJob, steps: range) -> None:
+    """Train some steps."""
+    for step in steps:
+        work.step(step)
+
+
 def measure(name: str, cycles: int, pairs: str) -> dict:
     """Seconds of a cycle without and with an option, and of its bare passes."""
     option = OPTIONS[name]
@@ -136,17 +143,14 @@ def measure(name: str, cycles: int, pairs: str) -> dict:
         job(load("digits", [*BASE, *(o.format(pairs=pairs) for o in overrides)]), CPU)
         for overrides in ((), option.overrides)
     )
-    passes, step, seconds = Passes(more), 0, {"without": [], "with": [], "bare": []}
+    passes, seconds = Passes(more), {"without": [], "with": [], "bare": []}
     passes.nets.fake.requires_grad_(True)
     for i in range(cycles + 2):
-        found = {
-            "without": timed(lambda: [plain.step(s) for s in range(step, step + 5)], CPU),
-            "with": timed(lambda: [more.step(s) for s in range(step, step + 5)], CPU),
-            "bare": timed(lambda: option.bare(passes), CPU),
-        }
-        step += 5
-        for key, value in found.items():
-            seconds[key] += [value] if i >= 2 else []
+        steps = range(5 * i, 5 * i + 5)
+        actions = {"without": partial(walk, plain, steps), "with": partial(walk, more, steps)}
+        for key, action in {**actions, "bare": partial(option.bare, passes)}.items():
+            found = timed(action, CPU)
+            seconds[key] += [found] if i >= 2 else []
     added = statistics.median(b - a for a, b in zip(seconds["without"], seconds["with"], strict=True))
     without, bare = statistics.median(seconds["without"]), statistics.mean(seconds["bare"])
     return {"without_s": without, "added_s": added, "bare_s": bare, "added": added / without, "bare": bare / without}
@@ -164,7 +168,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         recipe = load("digits")
         make(maker(recipe, CPU, 0, None), Path(folder) / "pairs", range(500), 500)
-        print(f"{'option':22} {'added':>8} {'bare':>8}   share of a cycle of the digits recipe, batch {recipe.run.batch}")
+        print(f"{'option':22} {'added':>8} {'bare':>8}   shares of a cycle of digits, batch {recipe.run.batch}")
         for name in args.names or OPTIONS:
             rows[name] = measure(name, args.cycles, str(Path(folder) / "pairs"))
             print(f"{name:22} {rows[name]['added']:8.3f} {rows[name]['bare']:8.3f}", flush=True)

@@ -156,7 +156,9 @@ class Loss(Protocol):
         """The term's mean over the micro-batch, before its recipe weight.
 
         A term may also have `check(teacher: Teacher, nets: Nets) -> None`, called once before training: it
-        raises UserError where these networks cannot serve the term.
+        raises UserError where these networks cannot serve the term. And it may say `reads_pairs` (Sample.pair),
+        `reads_logits` (a trained discriminator) or `pairwise` (it compares samples of one condition, and so is no
+        mean over rows).
         """
 
 

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -117,7 +118,9 @@ class Head(Part):
     """What the GAN head reads: the trainable critic (as released) or the frozen teacher, at which depths."""
 
     reads: Literal["critic", "teacher"] = "critic"
-    depths: tuple[int, ...] | None = Field(default=None, min_length=1, description="0 = shallowest; null = bottleneck")
+    depths: tuple[NotNegative, ...] | None = Field(
+        default=None, min_length=1, description="0 = shallowest; null = the bottleneck"
+    )
 
 
 class Critic(Optimiser):
@@ -180,6 +183,13 @@ class Recipe(Part):
     metrics: tuple[Use, ...] = ()
     run: Run
     stages: tuple[dict[str, Any], ...] = Field((), description="partial recipes, each with the step it lasts until")
+
+    @field_validator("turns")
+    @classmethod
+    def _critic_moves(cls, turns: str, info: ValidationInfo) -> str:
+        if turns == "alternate" and info.data.get("ttur") == 1:
+            raise ValueError("must be together where ttur is 1: alternating, the critic would never move; raise ttur")
+        return turns
 
     @field_validator("losses", mode="before")
     @classmethod

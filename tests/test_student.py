@@ -135,6 +135,45 @@ def test_a_student_of_an_analytic_teacher_loads_without_fitting_it_again(tmp_pat
     assert load_student(folder)(n=3).equal(expected)
 
 
+# -- guidance --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ranged(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranged") / "run"
+    work = job(load("digits", ["student.guidance={min: 1, max: 5}", "run.batch=8", "ttur=1"]), torch.device("cpu"))
+    work.step(0)
+    work.step(1)
+    work.publish(folder, 2)
+    return load_student(folder)
+
+
+def test_a_student_that_reads_the_scale_draws_at_any_scale_of_its_range(ranged):
+    assert ranged.contract["guidance"] == {"min": 1.0, "max": 5.0, "default": 1.0}
+    weak, strong = (ranged.at_guidance(s).source.latents([3], 0, [0]) for s in (1.0, 5.0))
+    assert not weak.equal(strong) and weak.equal(ranged.source.latents([3], 0, [0]))
+    assert ranged.at_guidance(4.0).source.sampler.nfe == 1
+    assert ranged.at_guidance(4.0).teacher().guidance == 4.0
+
+
+def test_a_scale_outside_of_the_range_names_the_range(ranged):
+    for scale in (0.5, 5.1):
+        assert "trained for scales from 1 to 5" in refusal(ranged.at_guidance, scale)
+
+
+def test_a_student_of_one_scale_takes_that_one_or_none(drawn):
+    assert drawn.at_guidance(1.0) is drawn and drawn.at_guidance(1.5) is drawn
+    assert "has guidance 1.5 baked in" in refusal(drawn.at_guidance, 3.0)
+    assert drawn.teacher().guidance == 1.5
+
+
+def test_the_few_step_sampler_of_a_student_is_that_of_its_recipe(tmp_path):
+    folder = published(tmp_path / "run", "digits", "student.times=[1.0, 0.5]", "student.sampler=ode")
+    held = load_student(folder)
+    assert held.contract["sampler"]["stochastic"] is False and held.source.sampler.stochastic is False
+    assert held.at_steps(4).source.sampler.stochastic is False
+
+
 # -- on disk ---------------------------------------------------------------------------------------------------
 
 

@@ -26,7 +26,7 @@ from dmd2cli.recipe_build import build, check
 from dmd2cli.source import Source
 from dmd2cli.student import load_student
 from tables.probe import Probed, read_series
-from tables.table import MODES, Cell, changes
+from tables.table import Cell, changes
 
 CPU = torch.device("cpu")
 SAMPLES = 1000
@@ -124,7 +124,7 @@ def train(cell: Cell) -> None:
 def measured(cell: Cell, source: Source) -> dict[str, Any]:
     """The metric's numbers, and for points of the plane some of them."""
     result = measure(metric(cell), source, cell.n, cell.measure()["seed"])
-    if cell.table.columns is not MODES:
+    if cell.table.metric != "modes":
         return {"result": result}
     x = source.latents([None] * SAMPLES, seed=0, numbers=range(SAMPLES))
     return {"result": result, "samples": [[round(v, 4) for v in point] for point in x.tolist()]}

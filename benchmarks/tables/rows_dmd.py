@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tables.parts import DMD, REGRESSION
+from tables.parts import DMD, REGRESSION, SMALL
 from tables.table import MODES, Row, Table
 
 CIFAR, IMAGENET = "FID, CIFAR-10", "FID, ImageNet-64"
@@ -11,7 +11,7 @@ TABLE_2 = Table(
     title="DMD without its parts, and with the weightings of others",
     source="[DMD] Table 2",
     recipe="digits",
-    overrides=(*DMD, "run.steps=2300"),
+    overrides=(SMALL, *DMD, "run.steps=1250"),
     pairs=2000,
     rows={
         "no-dm": Row(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dmd2cli.core.denoiser import Denoiser
-from dmd2cli.core.heads import Heads
+from dmd2cli.core.heads import Heads, head_for
 from dmd2cli.core.random import Rng
 from dmd2cli.data.base import Loader, Paired
 from dmd2cli.engine.distillation import Distillation
@@ -125,17 +125,20 @@ def trainable(source: Teacher, recipe: Recipe, device: torch.device) -> nn.Modul
 
 def head(source: Teacher, asked: Head, fake: nn.Module, device: torch.device) -> nn.Module:
     """A fresh GAN head on what it is to read. Raises UserError for a depth that is not there."""
-    if asked.depths is None:
+    if asked.depths is None and asked.reads == "critic":
         return source.head().to(device)
     judge = source.denoiser if asked.reads == "teacher" else fake
-    return Heads(shapes(source, judge, asked.depths, device)).to(device)
+    found = shapes(source, judge, asked.depths, device)
+    return (Heads(found) if asked.depths is not None else head_for(found[0])).to(device)
 
 
 @torch.no_grad()
-def shapes(source: Teacher, judge: nn.Module, depths: tuple[int, ...], device: torch.device) -> list[torch.Size]:
-    """Of the features at some depths of a network."""
+def shapes(source: Teacher, judge: nn.Module, depths: tuple[int, ...] | None, device: torch.device) -> list[torch.Size]:
+    """Of the features at some depths of a network, or of its bottleneck alone."""
     x, t = torch.zeros(2, *source.shape, device=device), torch.ones(2, device=device)
     cond = {k: v.to(device) for k, v in source.encode([None, None])[1].items()}
+    if depths is None:
+        return [judge.features(x, t, cond).shape]  # type: ignore[operator]
     try:
         taps: list[Tensor] = judge.taps(x, t, cond, depths)  # type: ignore[operator]
     except (IndexError, AttributeError):

@@ -151,7 +151,8 @@ def job(recipe: Recipe, device: torch.device) -> DistillJob:
     d, made = build.distillation(stages[0].recipe, device), memo(recipe_build.build)
     phases: list[Phase] = []
     for stage in stages:
-        found, of_real = stage.recipe, stage.recipe.data.prompts_of_real or stage.recipe.student.input == "real"
+        found, student = stage.recipe, stage.recipe.student
+        of_real = found.data.prompts_of_real or "real" in (student.input, student.first_input)
         ours = terms(found, d.teacher, d.nets) if phases else d.terms
         loader = build.loader(found.data, found.run, device, of_real, made)
         check_labels(found, d.teacher, loader.prompts)

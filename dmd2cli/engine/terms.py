@@ -49,17 +49,21 @@ def needs_data(recipe: Recipe, losses: Mapping[str, Loss]) -> None:
     """Raise UserError if something reads data that the recipe does not have, or a player has no term."""
     where, student = place(recipe.places, "losses"), recipe.student
     if any(loss.reads_real for loss in losses.values()) and recipe.data.real is None:
-        raise UserError(f"{where}a GAN term reads real data: add data.real, or remove the term")
+        names = ", ".join(name for name, loss in losses.items() if loss.reads_real)
+        raise UserError(f"{where}losses.{names} reads real data: add data.real, or remove the term")
     inputs = "real" in (student.input, student.first_input) or recipe.data.prompts_of_real
     if inputs and recipe.data.real is None:
         raise UserError("student.input, student.first_input or data.prompts_of_real reads real data: add data.real")
     if any(getattr(loss, "reads_pairs", False) for loss in losses.values()) and recipe.data.pairs is None:
         raise UserError(f"{where}regression reads pairs: make some with `dmd2 pairs` and pass data.pairs.path=DIR")
-    if any(getattr(loss, "reads_logits", False) for loss in losses.values()) and not trains_head(losses.values()):
-        raise UserError(f"{where}a divergence other than reverse_kl reads the discriminator: add gan_critic")
     for player in ("generator", "critic"):
         if not any(loss.player == player for loss in losses.values()):
             raise UserError(f"{where}no term for the {player}: it would never learn; add one")
+    readers = [name for name, loss in losses.items() if getattr(loss, "reads_logits", False)]
+    if readers and not trains_head(losses.values()):
+        raise UserError(f"{where}losses.{readers[0]} reads the discriminator, which no term trains: add gan_critic")
+    if "joint_critic" in losses and (twice := losses.keys() & {"denoising", "gan_critic"}):
+        raise UserError(f"{where}joint_critic is denoising and gan_critic in one: set {min(twice)} to null, or it")
 
 
 def trains_head(losses: Iterable[Loss]) -> bool:

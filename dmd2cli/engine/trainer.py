@@ -162,8 +162,9 @@ def progress(total: int, done: int) -> Iterator[Any]:
 
 
 def summary(values: Mapping[str, float]) -> str:
-    """The terms in a line, without the gradient norms."""
-    return "  ".join(f"{k.rpartition('/')[2]} {v:.4g}" for k, v in values.items() if not k.endswith("gradient_norm"))
+    """The terms in a line, without gradient norms and measured weights."""
+    terms = {k.rpartition("/")[2]: v for k, v in values.items() if "/weight/" not in k and "norm" not in k}
+    return "  ".join(f"{name} {value:.4g}" for name, value in terms.items())
 
 
 def check_folder(folder: Path) -> None:

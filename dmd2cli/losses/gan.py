@@ -63,6 +63,7 @@ class GanGenerator(Diffusion):
 
     player: ClassVar = "generator"
     reads_real: ClassVar = False
+    reads_logits: ClassVar = True
 
     def __call__(self, s: Sample, nets: Nets, rng: Rng) -> Tensor:
         draws = rng.sibling("distribution_matching") if self.shared_noise else rng

@@ -147,9 +147,18 @@ def test_metric(plugin):
 
 
 @cases("exporters")
-@pytest.mark.parametrize("times", ["[1.0]", "[1.0, 0.5]"])
-def test_exporter(plugin, times, tmp_path):
-    recipe = load("digits", ["run.batch=4", f"student.times={times}"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["student.times=[1.0]"],
+        ["student.times=[1.0, 0.5]"],
+        ["student.times=[1.0, 0.5]", "student.sampler=ode"],
+        ["student.guidance={min: 1, max: 5}"],
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_exporter(plugin, changes, tmp_path):
+    recipe = load("digits", ["run.batch=4", *changes])
     job(recipe, torch.device("cpu")).publish(tmp_path / "run", 0)
     check_exporter(registry.load("exporters", plugin[0]), load_student(tmp_path / "run"), tmp_path / "out")
 

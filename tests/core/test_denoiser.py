@@ -4,7 +4,7 @@ import pytest
 import torch
 from dmd2_plugins.toy.gmm import teacher
 
-from dmd2cli.core.denoiser import bind, guided
+from dmd2cli.core.denoiser import Guidance, bind, guided, without_scale
 
 
 @pytest.fixture
@@ -44,3 +44,47 @@ def test_guidance_extrapolates_from_the_null_prediction(net, inputs, scale):
     x_null, x_cond = net(x_t, t, null).double(), net(x_t, t, cond).double()
     literal = x_null + scale * (x_cond - x_null)
     assert torch.allclose(guided(net, scale, cond, null)(x_t, t).double(), literal, atol=1e-4)
+
+
+def branches(t):
+    """Two predictions and their times."""
+    x_null, x_cond = torch.randn(2, len(t), 3, 4, generator=torch.Generator().manual_seed(2))
+    return x_null, x_cond, torch.as_tensor(t)
+
+
+def test_a_scale_per_sample_guides_each_by_its_own():
+    x_null, x_cond, t = branches([0.5, 0.5, 0.5])
+    found = Guidance(torch.tensor([1.0, 2.0, 5.0]))(x_null, x_cond, t)
+    for i, scale in enumerate((1.0, 2.0, 5.0)):
+        assert torch.allclose(found[i], Guidance(scale)(x_null, x_cond, t)[i])
+
+
+def test_outside_its_interval_there_is_no_guidance():
+    x_null, x_cond, t = branches([0.1, 0.2, 0.5, 0.8, 0.9])
+    found = Guidance(4.0, interval=(0.2, 0.8))(x_null, x_cond, t)
+    assert torch.allclose(found[[0, 4]], x_cond[[0, 4]])
+    assert torch.allclose(found[1:4], Guidance(4.0)(x_null, x_cond, t)[1:4])
+
+
+def test_rescaling_brings_the_spread_of_a_sample_back_to_the_conditional_one():
+    x_null, x_cond, t = branches([0.5, 0.5])
+    plain, whole = Guidance(6.0)(x_null, x_cond, t), Guidance(6.0, rescale=1.0)(x_null, x_cond, t)
+    assert torch.allclose(whole.flatten(1).std(1), x_cond.flatten(1).std(1))
+    assert torch.allclose(Guidance(6.0, rescale=0.25)(x_null, x_cond, t), 0.75 * plain + 0.25 * whole, atol=1e-6)
+
+
+def test_a_teacher_is_not_told_the_scale_of_its_student():
+    cond = {"label": torch.zeros(1), "guidance": torch.ones(1)}
+    assert without_scale(cond) == {"label": cond["label"]}
+
+
+def test_features_at_depths_end_with_the_bottleneck():
+    from dmd2_plugins.digits.teacher import teacher as digits
+
+    found = digits()
+    x, t, cond = torch.randn(2, 1, 8, 8), torch.rand(2), found.encode([1, 2])[0]
+    taps = found.denoiser.taps(x, t, cond, range(4))
+    assert [tuple(h.shape[1:]) for h in taps] == [(16, 8, 8), (32, 4, 4), (64, 2, 2), (64, 2, 2)]
+    assert taps[3].equal(found.denoiser.features(x, t, cond))
+    with pytest.raises(IndexError):
+        found.denoiser.taps(x, t, cond, [4])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dmd2cli.core.heads import conv_head, linear_head, logits
+from dmd2cli.core.heads import Heads, conv_head, linear_head, logits
 
 
 @pytest.mark.parametrize("side", [2, 4, 8, 32])
@@ -28,3 +28,10 @@ def test_heads_compute_in_float32():
 def test_logits_do_not_mix_samples():
     head, features = conv_head(16, 8), torch.randn(4, 16, 8, 8)
     assert torch.allclose(logits(head, features)[1:2], logits(head, features[1:2]), atol=1e-6)
+
+
+def test_heads_at_several_depths_give_a_column_each_and_share_nothing():
+    heads, features = Heads([(1, 8, 4, 4), (1, 6)]), [torch.randn(3, 8, 4, 4), torch.randn(3, 6)]
+    found = heads(features)
+    assert found.shape == (3, 2) and found.dtype == torch.float32
+    assert found[:, 1:].equal(logits(heads.heads[1], features[1]))

@@ -63,7 +63,7 @@ def tree(folder):
         ("sampler: heun", "sampler: {use: heun, step: 3}", "r.yaml:6: sampler.step: unknown key; did you mean"),
         ("classes: 10", "classes: 11", "r.yaml:5: data.prompts: label 10: the digits have the classes 0 to 9"),
         ("teacher: digits", "teacher: {use: digits, weights: no.st}", "r.yaml:1: teacher: no.st: no such file"),
-        ("denoising: {}", "gan_critic: {}", "r.yaml:4: a GAN term reads real data: add data.real, or remove the term"),
+        ("denoising: {}", "gan_critic: {}", "r.yaml:4: losses.gan_critic reads real data: add data.real, or remove"),
         ("denoising: {}", "gan_generator: {}", "r.yaml:4: no term for the critic: it would never learn; add one"),
         ("run: {", "run: [", "r.yaml:7: not YAML: "),
     ],
@@ -141,7 +141,7 @@ def test_a_student_cut_in_half_is_refused_by_name(here, refused, copy):
         (["--steps", "-1"], "steps must be at least 1, got -1"),
         (["-n", "0"], "-n 0: at least 1 image is needed"),
         (["-n", "-3"], "-n -3: at least 1 image is needed"),
-        (["--guidance", "2"], "--guidance 2: this student has guidance 1 baked in"),
+        (["--guidance", "2"], "guidance 2: this student has guidance 1 baked in; leave it out"),
         (["--teacher", "digits"], "--student and --teacher exclude each other"),
         (["--device", "gameboy"], "device 'gameboy' cannot be used: "),
         (["a prompt"], "label 'a prompt': the digits have the classes 0 to 9"),
@@ -318,3 +318,91 @@ def refused_with_progress(done):
     assert done.code == 2 and done.out == "", done
     assert all(line.startswith("step ") for line in progress) and last.startswith("dmd2: error: "), done.err
     return last
+
+
+# -- pairs, stages, guidance ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pairs(dmd2, tmp_path_factory):
+    """A small set of pairs of the digits teacher."""
+    folder = tmp_path_factory.mktemp("pairs") / "pairs"
+    done = dmd2("pairs", "digits", "sampler={use: ddim, steps: 3}", "-o", folder, "-n", 40, "--shard-size", 16)
+    assert done.code == 0, done.err
+    return folder
+
+
+DMD1 = ("distill", "digits-dmd1", "run.batch=8", "run.steps=2", "sampler={use: ddim, steps: 3}")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("sampler={use: ddim, steps: 4}", "pairs made with sampler.steps 3, and here it is 4"),
+        ("sampler={use: heun, steps: 3}", "pairs made with sampler.use ddim, and here it is heun"),
+        ("losses.distribution_matching.guidance=2.0", "pairs made with guidance 1.0, and here it is 2.0"),
+        ("data.pairs.count=41", "count: 40 pairs are there, got 41"),
+        ("data.pairs.batch=3 run.micro_batch=4", "3 pairs cannot be shared out among 2 micro-batches"),
+        ("student.guidance={min: 1, max: 3}", "pairs have one guidance scale"),
+    ],
+)
+def test_pairs_that_do_not_fit_the_recipe_are_refused_before_training(here, refused, pairs, change, said):
+    changes = change.split(" ") if change.startswith("data.pairs.batch") else [change]
+    assert said in refused(*DMD1, f"data.pairs.path={pairs}", *changes, "-o", "run")
+    assert tree(here) == {}
+
+
+def test_pairs_of_another_teacher_are_refused(here, refused, pairs):
+    toy = ("distill", "toy-dmd1", "teacher.pretrain_steps=0", "sampler={use: ddim, steps: 3}", "run.steps=2")
+    assert "pairs of another teacher (digits)" in refused(*toy, f"data.pairs.path={pairs}", "-o", "run")
+    assert tree(here) == {}
+
+
+def test_pairs_that_were_cut_short_or_never_made_are_refused(here, refused, pairs):
+    shutil.copytree(pairs, here / "pairs")
+    (here / "pairs" / "pairs-000000016.safetensors").unlink()
+    said = refused(*DMD1, "data.pairs.path=pairs", "-o", "run")
+    assert "pairs: 24 of 40 pairs are there; run dmd2 pairs again to finish" in said
+    assert "data.pairs.path is missing: add it, or pass data.pairs.path=VALUE" in refused(*DMD1, "-o", "run")
+    assert "nowhere: no such folder of pairs; make it with dmd2 pairs" in refused(*DMD1, "data.pairs.path=nowhere")
+    assert not (here / "run").exists()
+
+
+def test_stages_that_go_backwards_are_refused_with_their_line(here, refused):
+    (here / "r.yaml").write_text(RECIPE + "stages:\n  - {until: 4}\n  - {until: 3}\n  - {}\n")
+    assert refused("distill", "r.yaml", "-o", "run").startswith("r.yaml:10: stages.1.until: 3 is not after")
+    assert not (here / "run").exists()
+
+
+def test_steps_that_do_not_divide_the_timesteps_of_a_table_are_refused(here, refused, dmd2):
+    ddpm = ("teacher.schedule=ddpm", "teacher.pretrain_steps=0", "teacher.width=16")
+    said = refused("distill", "toy-grid25", *ddpm, "student.times=[1.0, 0.6667, 0.3333]", "-o", "run")
+    assert "student.times: 0.6667 is between two of the 1000 timesteps" in said and "must divide 1000" in said
+    assert dmd2("distill", "toy-grid25", *ddpm, "run.steps=1", "run.batch=4", "-o", "run").code == 0
+    assert "must divide 1000" in refused("sample", "--student", "run", "--steps", "3", "-o", "x.png")
+    assert not (here / "x.png").exists()
+
+
+def test_guidance_of_an_unconditional_teacher_is_refused(here, refused):
+    toy = ("toy-grid25", "teacher.pretrain_steps=0", "teacher.width=16")
+    said = refused("distill", *toy, "losses.distribution_matching.guidance=2.0", "-o", "run")
+    assert "losses.distribution_matching: guidance 2: this teacher is unconditional" in said
+    assert "this teacher is unconditional" in refused("sample", "--teacher", "toy-grid25", "--guidance", "2")
+    assert "this teacher is unconditional" in refused("pairs", *toy, "-o", "pairs", "-n", "3", "--guidance", "2")
+    assert tree(here) == {}
+
+
+def test_a_scale_outside_of_the_range_of_a_student_names_the_range(here, refused, dmd2):
+    done = dmd2("distill", "digits-guidance", "run.batch=8", "run.steps=1", "-o", "run")
+    assert done.code == 0, done.err
+    assert dmd2("sample", "--student", "run", "--guidance", "5", "-n", "3", "-o", "x.png").code == 0
+    said = refused("sample", "--student", "run", "--guidance", "5.5", "-n", "3", "-o", "y.png")
+    assert said.startswith("guidance 5.5: this student was trained for scales from 1 to 5")
+    assert not (here / "y.png").exists()
+
+
+def test_lpips_without_weights_says_what_is_missing_and_the_ways_out(here, refused, pairs, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(here / "hub"))
+    said = refused(*DMD1, f"data.pairs.path={pairs}", "losses.regression.distance=lpips", "-o", "run")
+    assert "losses.regression: " in said and "weights" in said and "distance: l2" in said
+    assert not (here / "run").exists()

@@ -109,6 +109,10 @@ def test_one_scale_for_all_equals_the_same_fixed_scale():
         (["losses.distribution_matching.weight=auto"], "weight auto is for generator terms"),
         (["student.input=real", "data.real=null", "losses.gan_critic=null"], "add data.real"),
         (["losses.distribution_matching.divergence=hellinger", "losses.gan_critic=null"], "reads the discriminator"),
+        (["losses.gan_critic=null"], "losses.gan_generator reads the discriminator, which no term trains"),
+        (["losses.joint_critic.weight=1.0"], "joint_critic is denoising and gan_critic in one: set denoising to null"),
+        (["turns=alternate", "ttur=1"], "turns: must be together where ttur is 1"),
+        (["critic.head.depths=[-1]"], "critic.head.depths.0: must be greater than or equal to 0"),
         (["losses.distribution_matching.divergence=renyi"], "unknown divergence 'renyi'"),
         (["losses.distribution_matching.guidance_interval=[0.8, 0.2]"], "must rise"),
     ],
@@ -138,3 +142,16 @@ def test_steps_between_the_timesteps_of_a_table_are_refused():
 def test_a_teacher_without_a_network_for_the_scale_says_so():
     with pytest.raises(UserError, match=r"student.guidance: a gmm student cannot read the scale"):
         toy("teacher.classes=5", "student.guidance.min=1", "student.guidance.max=2")
+
+
+def test_an_analytic_teacher_can_be_judged_too():
+    gan = ["losses.gan_generator.weight=0.1", "losses.gan_critic.weight=1.0", "data.real=gmm"]
+    work = toy("critic.head.reads=teacher", *gan)
+    assert all(value.isfinite() for value in work.step(0).values())
+
+
+@pytest.mark.parametrize("which", ["input", "first_input"])
+def test_real_inputs_come_with_the_conditions_of_the_real_batch(which):
+    work = made(f"student.{which}=real", "student.times=[1.0, 0.5]")
+    (batch,) = work.loader(0, work.distillation.teacher)
+    assert batch.cond["label"].equal(batch.real_cond["label"])

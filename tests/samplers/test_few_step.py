@@ -1,13 +1,15 @@
 """Stopped early, the few-step sampler makes exactly the inputs that inference sees ([DMD2] Sec. 4.5)."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from helpers_toy import SCHEDULES
 
-from dmd2cli.core.noise import scales
+from dmd2cli.core.noise import Discrete, Karras, scales
 from dmd2cli.core.random import Numbered, Rng
 from dmd2cli.errors import UserError
-from dmd2cli.samplers.few_step import FewStep, few_step
+from dmd2cli.samplers.few_step import FewStep, check_table, few_step
 
 TIMES = (1.0, 0.75, 0.5, 0.25)
 NOISE = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
@@ -68,3 +70,32 @@ def test_times_that_do_not_fall_are_the_users_error(times):
 
 def test_nfe_is_the_number_of_times():
     assert FewStep(TIMES).nfe == 4
+
+
+@every_schedule
+def test_the_ode_moves_along_the_noise_that_the_prediction_implies(schedule):
+    inputs, noise = [], NOISE
+    FewStep(TIMES, stochastic=False)(lambda *a: (inputs.append(a), student(*a))[1], schedule, noise, Rng(3, 1))
+    for (x_t, t), (x_u, u) in pairwise(inputs):
+        (alpha, sigma), (beta, rho) = scales(schedule, t, x_t), scales(schedule, u, x_u)
+        eps = (x_t - alpha * student(x_t, t)) / sigma
+        assert torch.allclose(x_u.double(), beta * student(x_t, t) + rho * eps, atol=1e-5)
+
+
+@every_schedule
+def test_the_ode_draws_nothing_and_backward_simulation_is_its_prefix(schedule):
+    whole = FewStep(TIMES, stochastic=False)
+    assert whole.deterministic and not FewStep(TIMES).deterministic and FewStep((1.0,)).deterministic
+    assert whole(student, schedule, NOISE, Rng(0, 0)).equal(whole(student, schedule, NOISE, Rng(9, 9)))
+    seen = []
+    whole(lambda *a: (seen.append(a), student(*a))[1], schedule, NOISE, Rng(0, 0))
+    x_t, t = few_step(student, schedule, NOISE, TIMES, Rng(0, 0), stop=2, stochastic=False)
+    assert x_t.equal(seen[2][0]) and t.equal(seen[2][1])
+
+
+def test_times_of_a_table_must_be_its_timesteps():
+    check_table(Discrete.linear(), (0.999, 0.5, 0.001))
+    check_table(Karras(), (1 / 3,))
+    for times in ((1.0, 1 / 3), (0.0004,)):
+        with pytest.raises(UserError, match=r"between two of the 1000 timesteps .* divide 1000 \(1, 2, 4, 5, 8, ...\)"):
+            check_table(Discrete.linear(), times)

@@ -13,6 +13,7 @@ from torch import Tensor
 from dmd2_plugins.digits.classifier import SEEDS, embed, load
 from dmd2_plugins.digits.data import images, to_uint8
 from dmd2cli.core.random import Rng
+from dmd2cli.diversity import diversity
 from dmd2cli.errors import UserError
 from dmd2cli.frechet import distance, precision_recall
 from dmd2cli.protocols import Raw
@@ -72,7 +73,8 @@ class FdDigits:
         rows = torch.randint(len(self.real_images), (n,), generator=source)
         found = self._measure(self.real_images[rows])
         right = (found.pop("predicted") == self.real_labels[rows]).double().mean().item()
-        return found | {"class_accuracy": right, "memorisation_ratio": 1.0}
+        spread = diversity(self.real_images, self.real_labels.tolist())
+        return found | {"class_accuracy": right, "memorisation_ratio": 1.0, "diversity": spread or 0.0}
 
     def _measure(self, images: Tensor) -> dict[str, Any]:
         if len(images) <= NEIGHBOURS:

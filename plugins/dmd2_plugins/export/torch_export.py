@@ -3,8 +3,9 @@
     images = torch.export.load("s.pt2").module()(noise, *conditions, *renoise)    # uint8 (b, 3, h, w)
 
 noise is unit normal (b, *shape). conditions are the encoded ones, by name in the contract: for class labels
-one integer tensor `labels` (b,). renoise holds one unit-normal tensor (b, *shape) for every network call but
-the first. The batch is free from 1 on. The contract travels in the archive as dmd2.json, and
+one integer tensor `labels` (b,), for a student that reads the guidance scale then `guidance` (b,). renoise holds
+one unit-normal tensor (b, *shape) for every network call but the first, unless the student's sampler is the ODE.
+The batch is free from 1 on. The contract travels in the archive as dmd2.json, and
 OUT.example.safetensors holds inputs with the images they must give.
 """
 
@@ -22,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dmd2_plugins.export.compare import largest_difference
+from dmd2cli.core.denoiser import SCALE
 from dmd2cli.core.random import Numbered
 from dmd2cli.errors import UserError
 from dmd2cli.samplers.few_step import few_step
@@ -39,15 +41,16 @@ class Given:
 
 
 class Sampling(nn.Module):
-    """(noise, labels, *renoise) -> uint8 images: the few-step sampler around the network, decoding included.
+    """(noise, labels, guidance, *renoise) -> uint8 images: the few-step sampler around the network, with decoding.
 
-    Without classes there is no `labels` argument.
+    Without classes there is no `labels`, for a student of one scale no `guidance`, for the ODE no renoise.
     """
 
     def __init__(self, student: Student) -> None:
         super().__init__()
         network = deepcopy(student.source.network).cpu().to(memory_format=torch.contiguous_format)
         self.network, self.teacher, self.times = network.eval(), student.source.teacher, student.times
+        self.reads_scale, self.stochastic = student.source.reads_scale, stochastic(student)
         every = list(self.teacher.conditions)
         if every and every != list(range(len(every))):
             raise UserError("torch-export: only unconditional and class-conditional students can be exported so far")
@@ -56,11 +59,18 @@ class Sampling(nn.Module):
             self.register_buffer(f"table_{name}", self.teacher.encode(every)[0][name])
 
     def forward(self, noise: Tensor, *given: Tensor) -> Tensor:
-        labels, renoise = (given[0], given[1:]) if self.names else (None, given)
+        labels, given = (given[0], given[1:]) if self.names else (None, given)
         cond = {name: self.get_buffer(f"table_{name}")[labels] for name in self.names}
-        streams = Given(renoise)
-        x, _ = few_step(lambda x_t, t: self.network(x_t, t, cond), self.teacher.schedule, noise, self.times, streams)
+        if self.reads_scale:
+            cond, given = {**cond, SCALE: given[0]}, given[1:]
+        clock = (self.teacher.schedule, noise, self.times, Given(given))
+        x, _ = few_step(lambda x_t, t: self.network(x_t, t, cond), *clock, stochastic=self.stochastic)
         return self.teacher.decode(x)
+
+
+def stochastic(student: Student) -> bool:
+    """Whether the student draws fresh noise between its calls."""
+    return bool(student.contract["sampler"].get("stochastic", True))
 
 
 def inputs(student: Student, n: int, seed: int = 0) -> dict[str, Tensor]:
@@ -68,7 +78,10 @@ def inputs(student: Student, n: int, seed: int = 0) -> dict[str, Tensor]:
     like, streams = torch.empty(n, *student.source.teacher.shape), Numbered(seed, range(n))
     labels = [int(c) for c in student.source.conditions(n) if c is not None]
     found = {"noise": streams.normal("noise", like)} | ({"labels": torch.tensor(labels)} if labels else {})
-    return found | {f"renoise_{k}": streams.normal(f"renoise/{k}", like) for k in range(1, len(student.times))}
+    if student.source.reads_scale:
+        found |= {SCALE: torch.full((n,), student.source.guidance)}
+    calls = range(1, len(student.times)) if stochastic(student) else range(0)
+    return found | {f"renoise_{k}": streams.normal(f"renoise/{k}", like) for k in calls}
 
 
 def export(student: Student, out: Path) -> Mapping[str, Any]:
