@@ -40,7 +40,7 @@ TABLE_4 = Table(
     title="DMD2 without its parts, four steps",
     source="[DMD2] Table 4, SDXL",
     recipe="digits",
-    overrides=(SMALL, *FOUR_STEPS, "run.steps=4000"),
+    overrides=(SMALL, *FOUR_STEPS, "run.steps=3000"),
     rows={
         "no-gan": Row("without GAN", {FID: 26.90, PATCH: 27.66, CLIP: 0.328}, NO_GAN),
         "no-dm": Row("without distribution matching", {FID: 13.77, PATCH: 27.96, CLIP: 0.307}, GAN_ONLY),
@@ -89,7 +89,7 @@ DIVERSITY = Table(
     rows={
         "teacher": Row("teacher", {"diversity": 0.64}, teacher=True),
         "teacher-2": Row("teacher, guidance 2", overrides=("losses.distribution_matching.guidance=2.0",), teacher=True),
-        "four-steps": Row("DMD2, four steps", {"diversity": 0.61}, (SMALL, *FOUR_STEPS, "run.steps=4000")),
+        "four-steps": Row("DMD2, four steps", {"diversity": 0.61}, (SMALL, *FOUR_STEPS, "run.steps=3000")),
         "dmd2": Row("DMD2, one step", overrides=(SMALL, *budgets(5, 2200)["equal-compute"])),
         "no-gan": Row("without GAN, one step", overrides=(SMALL, *NO_GAN, *budgets(5, 2800)["equal-compute"])),
         "term": Row(

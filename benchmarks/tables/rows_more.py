@@ -23,9 +23,9 @@ FD_NFE = Table(
             )
             for steps in HEUN
         },
-        "one-step": Row("student, 1 call", overrides=(SMALL, "run.steps=12000"), group="student, DMD2"),
-        "two-steps": Row("student, 2 calls", overrides=(SMALL, *TWO_STEPS, "run.steps=12000"), group="student, DMD2"),
-        "four-steps": Row("student, 4 calls", overrides=(SMALL, *FOUR_STEPS, "run.steps=12000"), group="student, DMD2"),
+        "one-step": Row("student, 1 call", overrides=(SMALL, "run.steps=8000"), group="student, DMD2"),
+        "two-steps": Row("student, 2 calls", overrides=(SMALL, *TWO_STEPS, "run.steps=8000"), group="student, DMD2"),
+        "four-steps": Row("student, 4 calls", overrides=(SMALL, *FOUR_STEPS, "run.steps=8000"), group="student, DMD2"),
     },
 )
 
@@ -33,7 +33,7 @@ CONVERGENCE = Table(
     title="One, two and four steps during training",
     source="[DMD2] Sec. 4.4: each call of a student is a task of its own",
     recipe="digits",
-    overrides=(SMALL, "run.steps=12000"),
+    overrides=(SMALL, "run.steps=8000"),
     points=24,
     picture="curves",
     rows={

@@ -70,7 +70,7 @@ class Sampling(nn.Module):
 
 def stochastic(student: Student) -> bool:
     """Whether the student draws fresh noise between its calls."""
-    return bool(student.contract["sampler"].get("stochastic", True))
+    return bool(getattr(student.source.sampler, "stochastic", True))
 
 
 def inputs(student: Student, n: int, seed: int = 0) -> dict[str, Tensor]:
