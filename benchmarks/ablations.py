@@ -26,6 +26,7 @@ from dmd2cli.engine.checkpoint import write_json
 from dmd2cli.errors import UserError, suggest
 from dmd2cli.recipe import load
 
+SAMPLES = 5000
 TABLES = rows_dmd2.TABLES | rows_dmd.TABLES | rows_more.TABLES
 
 
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rows", help="some rows only, as a,b")
     made.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells at once, one thread each")
     made.add_argument("--budget", type=float, default=75, metavar="MINUTES", help="start no cell after that")
-    made.add_argument("--samples", type=int, default=5000, help="of the measurement of a cell")
+    made.add_argument("--samples", type=int, default=SAMPLES, help="of the measurement of a cell")
     made.add_argument("--cell", nargs=3, metavar=("ROW", "VARIANT", "SEED"), help="run this cell only, here")
     return made
 
@@ -61,7 +62,14 @@ def main(words: Sequence[str]) -> int:
         place = (TABLES[args.name], row, variant, int(seed), args.out)
         run_cell(Cell(args.name, *place, args.samples, tuple(args.overrides)))
         return 0
-    return whole(args, chosen(args), " ".join(["python", "benchmarks/ablations.py", *words]))
+    return whole(args, chosen(args), command(args))
+
+
+def command(args: argparse.Namespace) -> str:
+    """What gives the same numbers: everything but where and how fast."""
+    parts = ["python", "benchmarks/ablations.py", args.name, "--seeds", args.seeds, *args.overrides]
+    parts += ["--samples", args.samples] if args.samples != SAMPLES else []
+    return " ".join(map(str, parts + (["--rows", args.rows] if args.rows else [])))
 
 
 def chosen(args: argparse.Namespace) -> list[Cell]:

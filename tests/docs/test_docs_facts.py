@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import re
 from dataclasses import fields
 
@@ -73,11 +74,22 @@ def test_no_equation_of_a_file_is_missing_from_the_paper_map(name):
     assert functions - {function for _, function, where in MAP if where == file} == set()
 
 
-def test_the_page_of_commands_is_up_to_date():
-    spec = importlib.util.spec_from_file_location("generate_cli", ROOT / "docs/generate_cli.py")
-    generate_cli = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate_cli)
-    assert generate_cli.TARGET.read_text(encoding="utf-8") == generate_cli.page(), "run python docs/generate_cli.py"
+@pytest.mark.parametrize("name", ["generate_cli", "generate_results"])
+def test_a_page_that_is_generated_is_up_to_date(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    assert generate.TARGET.read_text(encoding="utf-8") == generate.page(), f"run python docs/{name}.py"
+
+
+def test_every_committed_result_is_on_the_page_with_its_picture():
+    page = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    results = [path.stem for path in (ROOT / "docs/results").glob("*.json")]
+    assert results
+    for result in results:
+        assert result in page
+        held = json.loads((ROOT / f"docs/results/{result}.json").read_text(encoding="utf-8"))
+        assert "/" not in held.get("command", "").replace("benchmarks/", "")
 
 
 PARTS = [Recipe, PretrainRecipe, Student, GuidanceRange, Critic, Head, Averaged, Term, Data, Pairs, Run]
