@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from dmd2cli.recipe import load
 
@@ -42,3 +43,41 @@ def test_the_step_benchmark_writes_its_figures_as_json(step, tmp_path, monkeypat
     found = json.loads((tmp_path / "step.json").read_text())
     assert found["ratio"] > 0 and {"cycle_s", "bare_s", "hand_s", "hardware", "torch"} <= found.keys()
     assert "ratio" in capsys.readouterr().out
+
+
+def script(name, monkeypatch):
+    """A benchmark as a module."""
+    monkeypatch.syspath_prepend(str(STEP.parent))
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", STEP.with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["regression, L2", "R1", "diversity", "lag, every cycle"])
+def test_the_cost_of_an_option_is_measured_beside_its_bare_passes(name, monkeypatch, dmd2_pairs):
+    terms = script("terms", monkeypatch)
+    monkeypatch.setattr(terms, "BASE", (*terms.BASE, "run.batch=8"))
+    found = terms.measure(name, 1, dmd2_pairs)
+    assert found["without_s"] > 0 and found["added"] == found["added_s"] / found["without_s"]
+    assert found["bare_s"] > 1e-3 or name == "diversity"
+
+
+@pytest.fixture
+def dmd2_pairs(tmp_path):
+    from dmd2cli.engine.pairs import make, maker
+
+    make(maker(load("digits", ["run.batch=8"]), torch.device("cpu"), 0, None), tmp_path / "pairs", range(16), 16)
+    return str(tmp_path / "pairs")
+
+
+def test_the_guidance_benchmark_compares_both_kinds_of_students_at_every_scale(monkeypatch, tmp_path, capsys):
+    guidance = script("guidance", monkeypatch)
+    monkeypatch.setattr(guidance, "STEPS", {"ranged": 1, "fixed": 1})
+    monkeypatch.setattr(guidance, "N", 100)
+    monkeypatch.setattr(sys, "argv", ["guidance.py", "--out", str(tmp_path), "--scales", "1.5", "4"])
+    guidance.main()
+    held = json.loads((tmp_path / "guidance-0.json").read_text())
+    assert list(held["rows"]) == ["1.5", "4"] and "one for all" in capsys.readouterr().out
+    assert all(row["one for all"] > row["floor"] > 0 for row in held["rows"].values())

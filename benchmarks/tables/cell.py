@@ -122,10 +122,11 @@ def train(cell: Cell) -> None:
 
 
 def measured(cell: Cell, source: Source) -> dict[str, Any]:
-    """The metric's numbers, and for points of the plane some of them."""
+    """The metric's numbers; of images their brightness, 0 to 255; of points of the plane some of them."""
     result = measure(metric(cell), source, cell.n, cell.measure()["seed"])
     if cell.table.metric != "modes":
-        return {"result": result}
+        images = source.images(source.conditions(SAMPLES), seed=0)
+        return {"result": result | {"brightness": images.float().mean().item()}}
     x = source.latents([None] * SAMPLES, seed=0, numbers=range(SAMPLES))
     return {"result": result, "samples": [[round(v, 4) for v in point] for point in x.tolist()]}
 

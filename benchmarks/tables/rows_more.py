@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tables.parts import FOUR_STEPS, SMALL, TWO_STEPS
-from tables.table import Row, Table
+from tables.table import FD, Row, Table
 
 HEUN = (1, 2, 3, 4, 6, 9, 12, 18, 24, 32, 64)
 """Steps; each but the last makes two network calls."""
@@ -61,26 +61,17 @@ DIVERGENCES = Table(
     },
 )
 
-SCALES = (1.0, 1.5, 2.0, 3.0, 4.0)
-
-GUIDANCE = Table(
-    title="Classifier-free guidance of the teacher, and of the real score that a student is trained with",
-    source="as the scales of [DMD] Sec. 4.3 and [DMD2] Sec. 5",
-    recipe="digits",
-    picture="frontier",
-    x="guidance scale",
-    x_log=False,
+REWARD = Table(
+    title="A reward for bright strokes, with distribution matching as the anchor",
+    source="named as future work in [DMD2]",
+    recipe="digits-reward",
+    columns={"brightness": "brightness, 0 to 255", **FD},
     rows={
-        f"{who}-{scale:g}": Row(
-            f"{who}, guidance {scale:g}",
-            overrides=(f"losses.distribution_matching.guidance={scale}",),
-            teacher=who == "teacher",
-            x=scale,
-            group={"teacher": "teacher, 35 calls", "student": "student, 1 call"}[who],
-        )
-        for who in ("teacher", "student")
-        for scale in SCALES
+        "none": Row("no reward", overrides=("losses.reward=null",)),
+        "0.1": Row("weight 0.1", overrides=("losses.reward.weight=0.1",)),
+        "0.3": Row("weight 0.3"),
+        "1": Row("weight 1", overrides=("losses.reward.weight=1.0",)),
     },
 )
 
-TABLES = {"fd-nfe": FD_NFE, "convergence": CONVERGENCE, "divergences": DIVERGENCES, "guidance": GUIDANCE}
+TABLES = {"fd-nfe": FD_NFE, "convergence": CONVERGENCE, "divergences": DIVERGENCES, "reward": REWARD}

@@ -74,9 +74,8 @@ def groups(s: Sample) -> tuple[Int[Tensor, " b"], Int[Tensor, " m"]]:
 
 def spreads(x: Float[Tensor, b *d], group: Int[Tensor, " b"], n: int) -> tuple[Tensor, Tensor]:
     """Of n groups: the mean distance over the pairs of each, 0 where there is none, and how many pairs there are."""
-    i, j = torch.triu_indices(len(x), len(x), 1, device=x.device)
-    same = group[i] == group[j]
-    i, j = i[same], j[same]
-    apart = torch.linalg.vector_norm((x[i] - x[j]).flatten(1), dim=1) / x[0].numel() ** 0.5
-    pairs = apart.new_zeros(n).index_add(0, group[i], torch.ones_like(apart))
-    return apart.new_zeros(n).index_add(0, group[i], apart) / pairs.clamp(min=1), pairs
+    flat = x.flatten(1)
+    apart = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist") / flat.shape[1] ** 0.5
+    same = (group[:, None] == group) & ~torch.eye(len(x), dtype=torch.bool, device=x.device)
+    count = apart.new_zeros(n).index_add(0, group, same.sum(1).to(apart.dtype))           # every pair from both sides
+    return apart.new_zeros(n).index_add(0, group, (apart * same).sum(1)) / count.clamp(min=1), count / 2
