@@ -120,7 +120,8 @@ OPTIONS = {
     "reward": Option(("losses.reward.weight=0.01", "losses.reward.model=digits-confidence"), Passes.reward),
     "diversity": Option(("losses.diversity.weight=0.1",), nothing),
     "weight: auto": Option(
-        ("losses.gan_generator.weight=auto", "losses.gan_generator.auto_updates=100000"), lambda p: p.judge("fake", True)
+        ("losses.gan_generator.weight=auto", "losses.gan_generator.auto_updates=100000"),
+        lambda p: p.judge("fake", True),
     ),
     "two steps": Option(
         ("student.times=[1.0, 0.5]",), every_step(lambda p: p.generator(False, torch.randint(2, ()).item()))

@@ -43,7 +43,8 @@ def table(name: str) -> str:
     for row, line in zip(rows, lines, strict=True):
         row += [str(line["paper"].get(p, "")) for p in papers] + [spread(line["ours"].get(c)) for c in columns]
         row += [updates(line), f"{line['cpu_seconds']:.0f}" if line.get("cpu_seconds") else "", seeds(line["cells"])]
-    text = [f"`{held['command']}`, {held['minutes']:.0f} minutes on {held['cores']} shared cores of {held['hardware']}.", ""]
+    machine = f"{held['minutes']:.0f} minutes on {held['cores']} shared cores of {held['hardware']}"
+    text = [f"`{held['command']}`, {machine}.", ""]
     text += [f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows]]
     return "\n" + "\n".join(text) + "\n\n"
 

@@ -26,7 +26,8 @@ def files(folder):
 
 def test_pairs_are_made_once_and_are_a_data_set(dmd2):
     first = dmd2(*COMMAND, "-o", "p", "-n", 40)
-    assert first.code == 0 and first.out.startswith("p: 40 pairs in 3 shard(s), 40 of them new, 15 network calls each, ")
+    assert first.code == 0
+    assert first.out.startswith("p: 40 pairs in 3 shard(s), 40 of them new, 15 network calls each, ")
     assert first.out.count("\n") == 1 and first.err.splitlines()[-1] == "pairs 40/40"
     found = Pairs("p")
     assert len(found) == 40 and [found[i].condition for i in range(12)] == [*range(10), 0, 1]
