@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tables.parts import DMD, REGRESSION, SMALL
+from tables.parts import DMD, HEAVY, REGRESSION, SMALL
 from tables.table import MODES, Row, Table
 
 CIFAR, IMAGENET = "FID, CIFAR-10", "FID, ImageNet-64"
@@ -21,6 +21,7 @@ TABLE_2 = Table(
             "without regression", {CIFAR: 5.58, IMAGENET: 5.61}, ("losses.regression=null", "data.pairs=null")
         ),
         "dmd": Row("DMD", {CIFAR: 2.66, IMAGENET: 2.62}),
+        "dmd-heavy": Row("DMD, regression weight 2", overrides=(HEAVY,)),
         "dreamfusion": Row(
             "weighting sigma / alpha (DreamFusion)",
             {CIFAR: 3.60},

@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dmd2cli import images, recipe_build
+from dmd2cli import images
 from dmd2cli.core.random import Rng
 from dmd2cli.data.base import Loader
 from dmd2cli.engine import build
 from dmd2cli.engine.balance import Balance
-from dmd2cli.engine.distillation import Distillation, Terms
+from dmd2cli.engine.distillation import Distillation
 from dmd2cli.engine.lag import critic_lag
-from dmd2cli.engine.terms import prefixed, terms
-from dmd2cli.errors import UserError
-from dmd2cli.protocols import Dataset, Teacher
-from dmd2cli.recipe import Recipe, Use
-from dmd2cli.recipe_build import check_options
-from dmd2cli.recipe_stages import Stage, staged
-from dmd2cli.recipe_yaml import place
+from dmd2cli.engine.phases import Phase, as_dict, phases
+from dmd2cli.recipe import Recipe
+from dmd2cli.recipe_stages import staged
 from dmd2cli.samplers.few_step import FewStep
 from dmd2cli.source import Source
 from dmd2cli.student import contract, save_student
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stage, ready to run: its recipe, its terms, its data."""
-
-    stage: Stage
-    terms: Terms
-    loader: Loader
 
 
 @dataclass
@@ -140,65 +125,10 @@ class DistillJob:
         images.save_png(images.grid(drawn, columns), path)
 
 
-def as_dict(use: Use) -> dict[str, Any]:
-    """A plugin reference as plain values."""
-    return {"use": use.use, **use.options}
-
-
 def job(recipe: Recipe, device: torch.device) -> DistillJob:
     """The job of a recipe, all of its stages built. Raises UserError for whatever in it cannot be."""
     stages = staged(recipe)
-    d, made = build.distillation(stages[0].recipe, device), memo(recipe_build.build)
-    phases: list[Phase] = []
-    for stage in stages:
-        found, student = stage.recipe, stage.recipe.student
-        of_real = found.data.prompts_of_real or "real" in (student.input, student.first_input)
-        ours = terms(found, d.teacher, d.nets) if phases else d.terms
-        loader = build.loader(found.data, found.run, device, of_real, made)
-        check_labels(found, d.teacher, loader.prompts)
-        check_pairs(found, d.teacher, loader)
-        for i, metric in enumerate(found.metrics):
-            check_options("metrics", metric, f"metrics.{i}")
-        phases.append(Phase(stage, ours, loader))
-    ready = DistillJob(d, phases)
+    d = build.distillation(stages[0].recipe, device)
+    ready = DistillJob(d, phases(stages, d, device))
     ready.enter(0)
     return ready
-
-
-def memo(made: Callable[..., Any]) -> Callable[..., Any]:
-    """Build the same reference once: stages mostly share their data sets."""
-    kept: dict[str, Any] = {}
-
-    def build(kind: str, use: Use, key: str) -> Any:
-        name = json.dumps([kind, as_dict(use)], sort_keys=True)
-        if name not in kept:
-            kept[name] = made(kind, use, key)
-        return kept[name]
-
-    return build
-
-
-def check_pairs(recipe: Recipe, teacher: Teacher, loader: Loader) -> None:
-    """Raise UserError if the pairs are another teacher's, another sampler's, or cannot be used by this student."""
-    if loader.pairs is None:
-        return
-    where = f"{place(recipe.places, 'data.pairs')}data.pairs: "
-    if recipe.student.guidance is not None:
-        raise UserError(f"{where}pairs have one guidance scale; leave student.guidance out")
-    if loader.pairs.matched and len(recipe.student.times) > 1:
-        raise UserError(f"{where}matched pairs are for students of one step; set data.pairs.matched=false")
-    matching = recipe.losses.get("distribution_matching")
-    scale = float(matching.options.get("guidance", 1.0)) if matching else 1.0
-    if (check := getattr(loader.pairs.dataset, "check", None)) is not None:
-        prefixed(where, partial(check, teacher, as_dict(recipe.sampler), scale))
-
-
-def check_labels(recipe: Recipe, teacher: Teacher, prompts: Dataset | None) -> None:
-    """Raise UserError if data.prompts holds a class that the teacher has not: now, not at the step that meets it."""
-    asked = {prompts[i].condition for i in range(min(len(prompts), 10_000))} if prompts is not None else set()
-    labels = sorted(label for label in asked if isinstance(label, int))
-    try:
-        if labels:
-            teacher.encode(labels)
-    except UserError as err:
-        raise UserError(f"{place(recipe.places, 'data.prompts')}data.prompts: {err}") from err

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from dmd2cli.data.pair_files import FORMAT, METADATA, Shard, sampler_facts, shard_name, teacher_facts
 from dmd2cli.engine import build, checkpoint, trainer
-from dmd2cli.engine.distill import as_dict, check_labels
 from dmd2cli.engine.pair_folder import batched, check_range, missing, survey, write_manifest
+from dmd2cli.engine.phases import as_dict, check_labels
 from dmd2cli.errors import UserError
 from dmd2cli.protocols import Dataset, Raw
 from dmd2cli.recipe import Recipe

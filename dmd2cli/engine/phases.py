@@ -1,0 +1,92 @@
+"""The stages of a recipe made ready: terms and data of each, built and checked before the first step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from dmd2cli import recipe_build
+from dmd2cli.data.base import Loader
+from dmd2cli.engine import build
+from dmd2cli.engine.distillation import Distillation, Terms
+from dmd2cli.engine.terms import prefixed, terms
+from dmd2cli.errors import UserError
+from dmd2cli.protocols import Dataset, Teacher
+from dmd2cli.recipe import Recipe, Use
+from dmd2cli.recipe_build import check_options
+from dmd2cli.recipe_stages import Stage
+from dmd2cli.recipe_yaml import place
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stage, ready to run: its recipe, its terms, its data."""
+
+    stage: Stage
+    terms: Terms
+    loader: Loader
+
+
+def phases(stages: Sequence[Stage], d: Distillation, device: torch.device) -> list[Phase]:
+    """Every stage of a distillation that was built for the first. Raises UserError for what cannot be built."""
+    found, made = list[Phase](), memo(recipe_build.build)
+    for stage in stages:
+        recipe, student = stage.recipe, stage.recipe.student
+        of_real = recipe.data.prompts_of_real or "real" in (student.input, student.first_input)
+        ours = terms(recipe, d.teacher, d.nets) if found else d.terms
+        loader = build.loader(recipe.data, recipe.run, device, of_real, made)
+        check_labels(recipe, d.teacher, loader.prompts)
+        check_pairs(recipe, d.teacher, loader)
+        for i, metric in enumerate(recipe.metrics):
+            check_options("metrics", metric, f"metrics.{i}")
+        found.append(Phase(stage, ours, loader))
+    return found
+
+
+def as_dict(use: Use) -> dict[str, Any]:
+    """A plugin reference as plain values."""
+    return {"use": use.use, **use.options}
+
+
+def memo(made: Callable[..., Any]) -> Callable[..., Any]:
+    """Build the same reference once: stages mostly share their data sets."""
+    kept: dict[str, Any] = {}
+
+    def build(kind: str, use: Use, key: str) -> Any:
+        name = json.dumps([kind, as_dict(use)], sort_keys=True)
+        if name not in kept:
+            kept[name] = made(kind, use, key)
+        return kept[name]
+
+    return build
+
+
+def check_pairs(recipe: Recipe, teacher: Teacher, loader: Loader) -> None:
+    """Raise UserError if the pairs are another teacher's, another sampler's, or cannot be used by this student."""
+    if loader.pairs is None:
+        return
+    where = f"{place(recipe.places, 'data.pairs')}data.pairs: "
+    if recipe.student.guidance is not None:
+        raise UserError(f"{where}pairs have one guidance scale; leave student.guidance out")
+    if loader.pairs.matched and len(recipe.student.times) > 1:
+        raise UserError(f"{where}matched pairs are for students of one step; set data.pairs.matched=false")
+    matching = recipe.losses.get("distribution_matching")
+    scale = float(matching.options.get("guidance", 1.0)) if matching else 1.0
+    if (check := getattr(loader.pairs.dataset, "check", None)) is not None:
+        prefixed(where, partial(check, teacher, as_dict(recipe.sampler), scale))
+
+
+def check_labels(recipe: Recipe, teacher: Teacher, prompts: Dataset | None) -> None:
+    """Raise UserError if data.prompts holds a class that the teacher has not: now, not at the step that meets it."""
+    asked = {prompts[i].condition for i in range(min(len(prompts), 10_000))} if prompts is not None else set()
+    labels = sorted(label for label in asked if isinstance(label, int))
+    try:
+        if labels:
+            teacher.encode(labels)
+    except UserError as err:
+        raise UserError(f"{place(recipe.places, 'data.prompts')}data.prompts: {err}") from err
