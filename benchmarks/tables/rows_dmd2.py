@@ -28,7 +28,7 @@ TABLE_3 = Table(
     pairs=2000,
     rows={
         "dmd": Row("DMD: regression, no TTUR, no GAN", {FID: 2.62}, (*NO_GAN, *REGRESSION), budgets(1, 1250)),
-        "dmd-heavy": Row("DMD, regression weight 2", overrides=(*NO_GAN, *REGRESSION, HEAVY), variants=budgets(1, 1250)),
+        "dmd-heavy": Row("DMD, regression weight 2", {}, (*NO_GAN, *REGRESSION, HEAVY), budgets(1, 1250)),
         "no-regression": Row("no regression", {FID: 3.48}, NO_GAN, budgets(1, 1700)),
         "ttur": Row("no regression, TTUR", {FID: 2.61}, NO_GAN, budgets(5, 2800)),
         "dmd2": Row("no regression, TTUR, GAN: DMD2", {FID: 1.51}, (), budgets(5, 2200)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tables.parts import FOUR_STEPS, SMALL, TWO_STEPS
+from tables.parts import FOUR_STEPS, NO_GAN, SMALL, TWO_STEPS
 from tables.table import FD, Row, Table
 
 HEUN = (1, 2, 3, 4, 6, 9, 12, 18, 24, 32, 64)
@@ -37,10 +37,11 @@ CONVERGENCE = Table(
     points=24,
     picture="curves",
     rows={
-        "one": Row("1 step"),
-        "two": Row("2 steps", overrides=TWO_STEPS),
-        "four": Row("4 steps, SDXL's times", overrides=FOUR_STEPS),
-        "four-even": Row("4 steps, at sigma 20, 3, 1, 0.3", overrides=("student.times=[1.0,0.68,0.52,0.38]",)),
+        "one-gan": Row("1 step, with GAN"),
+        "one": Row("1 step", overrides=NO_GAN),
+        "two": Row("2 steps", overrides=(*NO_GAN, *TWO_STEPS)),
+        "four": Row("4 steps, SDXL's times", overrides=(*NO_GAN, *FOUR_STEPS)),
+        "four-even": Row("4 steps, at sigma 20, 3, 1, 0.3", overrides=(*NO_GAN, "student.times=[1.0,0.68,0.52,0.38]")),
     },
 )
 
