@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -82,13 +82,18 @@ def twin(cell: Cell) -> dict[str, Any] | None:
     """The findings of a finished cell of the same recipe and measurement, in this table or another."""
     for path in sorted(cell.out.glob(f"*/*/*/seed-{cell.seed}.json")):
         held = cell.held(path)
-        if held and held["measure"] == cell.measure():
+        if held and held["measure"] == cell.measure() and has_columns(cell, held):
             same = [c for c in changes(held["asked"], cell.asked()) if cell.table.points or not c.startswith("points ")]
             if not same:
                 kept = ("result", "cost", "series", "samples", "diverged")
                 taken = f"{held['table']} / {held['row']} / {held['variant']}"
                 return {**{key: held[key] for key in kept if key in held}, "taken_from": taken}
     return None
+
+
+def has_columns(cell: Cell, held: Mapping[str, Any]) -> bool:
+    """Whether some findings have all that the table of the cell shows."""
+    return "diverged" in held or cell.table.columns.keys() <= held["result"].keys()
 
 
 def of_student(cell: Cell) -> dict[str, Any]:
