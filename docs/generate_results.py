@@ -17,6 +17,7 @@ TARGET = Path(__file__).parent / "results.md"
 FOLDER = Path(__file__).parent / "results"
 BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 HEADINGS = {
+    "brightness": "brightness",
     "value": "FD-digits",
     "precision": "precision",
     "recall": "recall",
@@ -34,7 +35,8 @@ def page() -> str:
 def table(name: str) -> str:
     """One table as Markdown, with the command and the hardware behind it."""
     held = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
-    lines, columns = held["lines"], TOY if held["metric"] == "modes" else HEADINGS
+    lines = held["lines"]
+    columns = TOY if held["metric"] == "modes" else {k: v for k, v in HEADINGS.items() if k in lines[0]["ours"]}
     papers = list(dict.fromkeys(heading for line in lines for heading in line["paper"]))
     variants = len({line["variant"] for line in lines}) > 1
     head = ["", *(["budget"] if variants else []), *(f"paper: {p}" for p in papers), *columns.values()]
