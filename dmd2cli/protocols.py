@@ -176,7 +176,10 @@ class Sampler(Protocol):
 
     @property
     def deterministic(self) -> bool:
-        """Whether x is a function of the noise alone: what noise-image pairs need."""
+        """Whether x is a function of the noise alone: what noise-image pairs need.
+
+        A sampler may also have `ends_at_table = True`: it ends at the first entry of a table, not at t = 0.
+        """
 
 
 @dataclass(frozen=True)

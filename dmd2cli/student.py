@@ -81,7 +81,7 @@ class Student:
         trained = self.contract["guidance"]
         if not isinstance(trained, Mapping):
             if scale not in (1.0, trained):
-                raise UserError(f"guidance {scale:g}: this student has guidance {trained:g} baked in; leave it out")
+                raise UserError(f"guidance {scale:g}: this student has guidance {trained:g} baked in; leave guidance out")
             return self
         low, high = trained["min"], trained["max"]
         if not low <= scale <= high:

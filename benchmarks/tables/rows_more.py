@@ -1,4 +1,4 @@
-"""Comparisons that stand in no paper as one table: calls against distance, convergence, divergences, guidance."""
+"""Comparisons that stand in no paper as one table: calls against distance, convergence, divergences, rewards."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ DIVERGENCES = Table(
 
 REWARD = Table(
     title="A reward for bright strokes, with distribution matching as the anchor",
-    source="named as future work in [DMD2]",
+    source="no paper: an option of this project",
     recipe="digits-reward",
     columns={"brightness": "brightness, 0 to 255", **FD},
     rows={

@@ -41,7 +41,10 @@ def _student(ref: str | None, steps: int | None, guidance: float | None, device:
         print(f"no subject given: the newest run is {ref}", file=sys.stderr)
     found = load_student(ref, runtime.device(device))
     if guidance is not None:
-        found = found.at_guidance(guidance)
+        try:
+            found = found.at_guidance(guidance)
+        except UserError as err:
+            raise UserError(f"--{err}") from err
     trained = len(found.times)
     if steps is not None and steps != trained:
         found = found.at_steps(steps)

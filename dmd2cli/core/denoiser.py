@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -134,6 +135,7 @@ class Guidance:
     def __call__(self, x_null: Tensor, x_cond: Tensor, t: Float[Tensor, " b"]) -> Tensor:
         """The guided prediction from the two branches."""
         low, high = self.interval
+        high = math.inf if high == 1.0 else high        # a sampler with churn asks for times slightly above 1
         scale = torch.where((low <= t) & (t <= high), torch.as_tensor(self.scale, dtype=t.dtype, device=t.device), 1.0)
         shape = (-1, *[1] * (x_cond.ndim - 1))
         x = guide(x_null, x_cond, scale.view(shape).to(x_cond.dtype))

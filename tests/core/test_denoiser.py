@@ -88,3 +88,8 @@ def test_features_at_depths_end_with_the_bottleneck():
     assert taps[3].equal(found.denoiser.features(x, t, cond))
     with pytest.raises(IndexError):
         found.denoiser.taps(x, t, cond, [4])
+
+
+def test_guidance_without_an_interval_acts_at_the_times_above_1_that_churn_asks_for():
+    x_null, x_cond, t = branches([1.0, 1.2])
+    assert torch.allclose(Guidance(4.0)(x_null, x_cond, t), torch.lerp(x_null, x_cond, 4.0))

@@ -141,7 +141,7 @@ def test_a_student_cut_in_half_is_refused_by_name(here, refused, copy):
         (["--steps", "-1"], "steps must be at least 1, got -1"),
         (["-n", "0"], "-n 0: at least 1 image is needed"),
         (["-n", "-3"], "-n -3: at least 1 image is needed"),
-        (["--guidance", "2"], "guidance 2: this student has guidance 1 baked in; leave it out"),
+        (["--guidance", "2"], "--guidance 2: this student has guidance 1 baked in"),
         (["--teacher", "digits"], "--student and --teacher exclude each other"),
         (["--device", "gameboy"], "device 'gameboy' cannot be used: "),
         (["a prompt"], "label 'a prompt': the digits have the classes 0 to 9"),
@@ -397,7 +397,7 @@ def test_a_scale_outside_of_the_range_of_a_student_names_the_range(here, refused
     assert done.code == 0, done.err
     assert dmd2("sample", "--student", "run", "--guidance", "5", "-n", "3", "-o", "x.png").code == 0
     said = refused("sample", "--student", "run", "--guidance", "5.5", "-n", "3", "-o", "y.png")
-    assert said.startswith("guidance 5.5: this student was trained for scales from 1 to 5")
+    assert said.startswith("--guidance 5.5: this student was trained for scales from 1 to 5")
     assert not (here / "y.png").exists()
 
 

@@ -27,6 +27,8 @@ class Scheduled:
 
     steps: int = 50
 
+    ends_at_table: ClassVar[bool] = True
+    """Stable Diffusion's published settings end at the table's first entry, whose little noise stays."""
     scheduler: ClassVar[str]
     """Its class in diffusers."""
     settings: ClassVar[Mapping[str, Any]] = LEADING
