@@ -101,6 +101,8 @@ class Sample:
     """The conditions of `x` as a person writes them."""
     pair: Pair | None = None
     """On generator turns of a recipe with data.pairs."""
+    call: int = 0
+    """Which of the student's calls made `x`, from 0."""
 
     def __len__(self) -> int:
         return len(self.x)

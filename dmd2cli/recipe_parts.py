@@ -127,6 +127,7 @@ class Critic(Optimiser):
     """The fake score and its GAN head."""
 
     head: Head = Head()
+    per_call: bool = Field(default=False, description="a critic for each call of the student; one learns their mixture")
     warmup: int = Field(0, ge=0, description="critic updates before the first of the generator")
     lag_every: Positive | None = Field(None, description="steps between measurements of the critic's lag; null = never")
 

@@ -14,7 +14,7 @@ from dmd2cli.recipe_yaml import Located, dotted, place
 
 FIXED = (
     "extends", "preset", "stages", "tiers", "teacher", "student.times", "student.guidance", "critic.head",
-    "run.steps", "run.seed", "run.device", "run.precision", "run.parallel",
+    "critic.per_call", "run.steps", "run.seed", "run.device", "run.precision", "run.parallel",
 )  # fmt: skip
 """Keys of the whole recipe, which no stage may have."""
 

@@ -18,3 +18,7 @@ FOUR_STEPS = ("student.times=[1.0,0.75,0.5,0.25]",)
 TWO_STEPS = ("student.times=[1.0,0.5]",)
 DMD = ("ttur=1", *NO_GAN, *REGRESSION)
 """The first paper."""
+EVEN = ("student.times=[1.0,0.68,0.52,0.38]",)
+"""Calls at sigma 20, 3, 1 and 0.3 of the digits' schedule."""
+OWN = "critic.per_call=true"
+"""A critic for each call of the student."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tables.parts import FOUR_STEPS, NO_GAN, SMALL, TWO_STEPS
+from tables.parts import EVEN, FOUR_STEPS, NO_GAN, OWN, SMALL, TWO_STEPS
 from tables.table import FD, Row, Table
 
 HEUN = (1, 2, 3, 4, 6, 9, 12, 18, 24, 32, 64)
@@ -41,7 +41,10 @@ CONVERGENCE = Table(
         "one": Row("1 step", overrides=NO_GAN),
         "two": Row("2 steps", overrides=(*NO_GAN, *TWO_STEPS)),
         "four": Row("4 steps, SDXL's times", overrides=(*NO_GAN, *FOUR_STEPS)),
-        "four-even": Row("4 steps, at sigma 20, 3, 1, 0.3", overrides=(*NO_GAN, "student.times=[1.0,0.68,0.52,0.38]")),
+        "two-own": Row("2 steps, a critic for each", overrides=(*NO_GAN, *TWO_STEPS, OWN)),
+        "four-own": Row("4 steps, SDXL's times, a critic for each", overrides=(*NO_GAN, *FOUR_STEPS, OWN)),
+        "four-even-own": Row("4 steps, at sigma 20, 3, 1, 0.3, a critic for each", overrides=(*NO_GAN, *EVEN, OWN)),
+        "four-even": Row("4 steps, at sigma 20, 3, 1, 0.3", overrides=(*NO_GAN, *EVEN)),
     },
 )
 

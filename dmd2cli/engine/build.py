@@ -48,25 +48,33 @@ def distillation(recipe: Recipe, device: torch.device) -> Distillation:
     source, run = teacher(recipe, device), recipe.run
     build("samplers", recipe.sampler, "sampler")           # not needed to train, but better refused now than after
     check_times(recipe, source)
-    generator, fake = (trainable(source, recipe, device) for _ in range(2))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(Rng(run.seed, 0).generator("head", torch.device("cpu")).initial_seed())
-        gan = head(source, recipe.critic.head, fake, device)
-    real, *ours = (cast(Denoiser, net) for net in (source.denoiser, fake, generator))
+    generator = trainable(source, recipe, device)
+    calls = len(recipe.student.times) if recipe.critic.per_call else 1
+    judges = [judge(source, recipe, device) for _ in range(calls)]
+    real, fake, ours = (cast(Denoiser, net) for net in (source.denoiser, judges[0]["fake"], generator))
     reads, depths = recipe.critic.head.reads, recipe.critic.head.depths
     places = (source.schedule, source.weighting, reads, depths, recipe.bins, source.decoders)
-    nets = Nets(real, ours[0], gan, ours[1], *places)
-    critic = nn.ModuleDict({"fake": fake, "head": gan})
+    nets = Nets(real, fake, judges[0]["head"], ours, *places)
+    critic, *later = (Player(found, recipe.critic, run.steps, run.clip) for found in judges)
     return Distillation(
         source,
         nets,
         Player(generator, recipe.student, run.steps, run.clip),
-        Player(critic, recipe.critic, run.steps, run.clip),
+        critic,
         terms(recipe, source, nets),
         inputs(recipe.student, source),
         turns(recipe),
         run.seed,
+        later,
     )
+
+
+def judge(source: Teacher, recipe: Recipe, device: torch.device) -> nn.ModuleDict:
+    """A critic: the fake score, a copy of the teacher, and a GAN head that is the same in every run of a seed."""
+    fake = trainable(source, recipe, device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(Rng(recipe.run.seed, 0).generator("head", torch.device("cpu")).initial_seed())
+        return nn.ModuleDict({"fake": fake, "head": head(source, recipe.critic.head, fake, device)})
 
 
 def inputs(student: Student, source: Teacher) -> Inputs:

@@ -18,6 +18,7 @@ from dmd2cli.engine.balance import Balance
 from dmd2cli.engine.distillation import Distillation
 from dmd2cli.engine.lag import critic_lag
 from dmd2cli.engine.phases import Phase, as_dict, phases
+from dmd2cli.engine.player import Player
 from dmd2cli.recipe import Recipe
 from dmd2cli.recipe_stages import staged
 from dmd2cli.samplers.few_step import FewStep
@@ -55,7 +56,8 @@ class DistillJob:
         self.now, d, stage = phase, self.distillation, self.phases[phase].stage
         run, length = stage.recipe.run, stage.until - stage.first
         d.generator.enter(stage.recipe.student, length, run.clip, stage.first)
-        d.critic.enter(stage.recipe.critic, length, run.clip, stage.first)
+        for critic in d.critics:
+            critic.enter(stage.recipe.critic, length, run.clip, stage.first)
         d.nets = replace(d.nets, bins=stage.recipe.bins)
         d.inputs, d.turns = build.inputs(stage.recipe.student, d.teacher), build.turns(stage.recipe, stage.first)
         d.terms = self.phases[phase].terms
@@ -75,14 +77,19 @@ class DistillJob:
         return {name: w for name, (w, _) in self.distillation.terms.items() if isinstance(w, Balance)}
 
     def state(self) -> dict[str, Any]:
-        d = self.distillation
         measured = {name: balance.state() for name, balance in self.balances().items()}
-        players = {"generator": d.generator.state(), "critic": d.critic.state()}
+        players = {name: player.state() for name, player in self.players().items()}
         return {"players": players, **({"balance": measured} if measured else {})}
 
+    def players(self) -> dict[str, Player]:
+        """By the names they have in a checkpoint."""
+        d = self.distillation
+        later = {f"critic-{call}": critic for call, critic in enumerate(d.later, 1)}
+        return {"generator": d.generator, "critic": d.critic, **later}
+
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self.distillation.generator.load_state(state["players"]["generator"])
-        self.distillation.critic.load_state(state["players"]["critic"])
+        for name, player in self.players().items():
+            player.load_state(state["players"][name])
         for name, balance in self.balances().items():
             balance.load_state(state["balance"][name])
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ class Distillation:
     inputs: Inputs
     turns: Turns
     seed: int
+    later: Sequence[Player] = ()
+    """Critics of the student's later calls, if each call has its own; `critic` and `nets` are then the first call's."""
 
     def student(self, batch: Batch, rng: Rng, grad: bool) -> Sample:
         """One student sample. Its input is simulated, never noised data ([DMD2] Sec. 4.5)."""
@@ -40,13 +43,14 @@ class Distillation:
         batch = self.inputs.conditioned(batch, rng, device)
         generate, pair = bind(self.nets.generator, batch.cond), None
         with torch.no_grad():
-            x_t, t = self.inputs.draw(generate, batch, rng, device)
+            call = self.inputs.call(rng)
+            x_t, t = self.inputs.draw(generate, batch, call, rng, device)
         with torch.set_grad_enabled(grad):
             x = generate(x_t, t)
         if grad and batch.pair is not None:
             pair = self.paired(batch.pair, x)
         rest = (batch.rows, batch.total, batch.cond, batch.null, batch.x, batch.real_cond, batch.raw)
-        return Sample(x, *rest, pair=pair)
+        return Sample(x, *rest, pair=pair, call=call)
 
     def paired(self, pair: PairBatch, x: Tensor) -> Pair:
         """What the student makes of the noise of some pairs ([DMD] Eq. 9): among its samples x already, or apart."""
@@ -58,7 +62,8 @@ class Distillation:
         """The weighted terms of one player on one micro-batch, each with streams of its own."""
         rng = rng.at(s.rows, s.total)
         mine = {name: term for name, term in self.terms.items() if term[1].player == player}
-        found = {name: loss(s, self.nets, rng.stream(name)) for name, (_, loss) in mine.items()}
+        nets = self.nets_for(s.call)
+        found = {name: loss(s, nets, rng.stream(name)) for name, (_, loss) in mine.items()}
         return {name: self.weight(name, s, found) * value for name, value in found.items()}
 
     def weight(self, name: str, s: Sample, found: Mapping[str, Tensor]) -> float:
@@ -69,6 +74,18 @@ class Distillation:
         if not weight.done:
             weight.measure(s.x, self.weight(REFERENCE, s, found) * found[REFERENCE], found[name])
         return weight.weight
+
+    @property
+    def critics(self) -> list[Player]:
+        """All of them: one, or one for each call of the student."""
+        return [self.critic, *self.later]
+
+    def nets_for(self, call: int) -> Nets:
+        """The networks, with the critic that judges a call."""
+        if call == 0 or not self.later:
+            return self.nets
+        found: Any = self.later[call - 1].module
+        return replace(self.nets, fake=found["fake"], head=found["head"])
 
     def step(self, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
         """One critic update; every ttur-th step a generator update first ([DMD2] Sec. 4.2).
@@ -83,12 +100,13 @@ class Distillation:
             return self.losses("generator", s, rng)
 
         if self.turns.generator(step):
-            found = self.generator.update(generator_losses, batches, step, frozen=[self.critic])
+            found = self.generator.update(generator_losses, batches, step, frozen=self.critics)
             log |= {f"generator/{name}": value for name, value in {**found, **self.balanced()}.items()}
         else:
             made = [self.student(batch, rng, grad=False) for batch in batches]
         if self.turns.critic(step):
-            found = self.critic.update(lambda s: self.losses("critic", s, rng), made, step)
+            critic = self.critics[made[0].call if self.later else 0]
+            found = critic.update(lambda s: self.losses("critic", s, rng), made, step)
             log |= {f"critic/{name}": value for name, value in found.items()}
         return log
 

@@ -29,6 +29,8 @@ class Inputs:
     """So does the first call, in place of pure noise."""
     guidance: tuple[float, float] | None = None
     """The range of scales of a student that is conditioned on the scale."""
+    only: int | None = None
+    """The one call to train; None for any."""
 
     def conditioned(self, batch: Batch, rng: Rng, device: torch.device) -> Batch:
         """The batch with a guidance scale for every sample, if the student takes one."""
@@ -37,9 +39,12 @@ class Inputs:
         scale = {SCALE: rng.uniform("guidance", torch.empty(len(batch), 1, device=device), *self.guidance)}
         return replace(batch, cond={**batch.cond, **scale}, real_cond={**batch.real_cond, **scale})
 
-    def draw(self, generate: Denoise, batch: Batch, rng: Rng, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The input (x_t, t) of a call chosen at random, the same call on every rank."""
-        k = rng.index("k", len(self.times))
+    def call(self, rng: Rng) -> int:
+        """Which of the student's calls a step trains, chosen at random, the same on every rank."""
+        return rng.index("k", len(self.times)) if self.only is None else self.only
+
+    def draw(self, generate: Denoise, batch: Batch, k: int, rng: Rng, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The input (x_t, t) of call k."""
         noise = rng.normal("noise", torch.empty(len(batch), *self.shape, device=device))
         if batch.pair is not None and batch.pair.where is not None:
             noise[batch.pair.where] = batch.pair.noise

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,10 +26,12 @@ def critic_lag(d: Distillation, batches: Sequence[Batch], step: int) -> Tensor:
     costs UPDATES critic updates, UPDATES + 1 student samples and two denoising passes, on streams of its own.
     """
     rng = Rng(d.seed, step).stream("lag")
-    critic = deepcopy(d.critic)
-    fake, head = critic.module["fake"], critic.module["head"]  # type: ignore[index]
-    ahead = replace(d, critic=critic, nets=replace(d.nets, fake=fake, head=head))
     fresh = [d.student(batch, rng.stream("fresh"), grad=False) for batch in batches]
+    if d.later:                                            # the critic of one call learns from that call alone
+        d = replace(d, inputs=replace(d.inputs, only=fresh[0].call))
+    ahead = replace(d, critic=deepcopy(d.critics[fresh[0].call if d.later else 0]), later=())
+    critic: Any = ahead.critic.module
+    ahead.nets = replace(d.nets, fake=critic["fake"], head=critic["head"])
 
     @torch.no_grad()
     def loss(of: Distillation) -> Tensor:
@@ -39,5 +42,5 @@ def critic_lag(d: Distillation, batches: Sequence[Batch], step: int) -> Tensor:
     for i in range(UPDATES):
         more = rng.stream(str(i))
         made = [d.student(batch, more, grad=False) for batch in batches]
-        critic.update(lambda s: ahead.losses("critic", s, more), made, step)  # noqa: B023
+        ahead.critic.update(lambda s: ahead.losses("critic", s, more), made, step)  # noqa: B023
     return 1 - loss(ahead) / before

@@ -23,7 +23,8 @@ def batch(**more):
 def drawn(step=0, given=None, **options):
     rng = Rng(0, step).at(slice(0, B), B)
     inputs = Inputs(Karras(), SHAPE, TIMES, **options)
-    return *inputs.draw(half, given or batch(), rng, CPU), rng, rng.index("k", len(TIMES))
+    call = inputs.call(rng)
+    return *inputs.draw(half, given or batch(), call, rng, CPU), rng, call
 
 
 def steps_of(k):
