@@ -81,7 +81,8 @@ class Student:
         trained = self.contract["guidance"]
         if not isinstance(trained, Mapping):
             if scale not in (1.0, trained):
-                raise UserError(f"guidance {scale:g}: this student has guidance {trained:g} baked in; leave guidance out")
+                fixed = f"this student has guidance {trained:g} baked in"
+                raise UserError(f"guidance {scale:g}: {fixed}; leave guidance out")
             return self
         low, high = trained["min"], trained["max"]
         if not low <= scale <= high:

@@ -50,7 +50,8 @@ class Probed:
     def facts(self) -> dict[str, Any]:
         """Steps, updates of both players, CPU seconds."""
         d = self.job.distillation
-        updates = {"generator_updates": d.generator.updates, "critic_updates": d.critic.updates}
+        critic = sum(critic.updates for critic in d.critics)
+        updates = {"generator_updates": d.generator.updates, "critic_updates": critic}
         return {"steps": self.done, **updates, "cpu_seconds": round(self.seconds, 3)}
 
     def measured(self) -> dict[str, float]:

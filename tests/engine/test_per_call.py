@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from dmd2cli.core.random import Rng
 from dmd2cli.engine.distill import job
 from dmd2cli.errors import UserError
