@@ -7,11 +7,13 @@ units (pixels in [-1, 1] or scaled latents); t in [0, 1] has no unit, 0 = data. 
     dmd2.losses       a frozen dataclass, its fields the recipe's options: Loss
     dmd2.samplers     a frozen dataclass, its fields the recipe's options: Sampler
     dmd2.datasets     a class whose constructor takes the recipe's options: Dataset
-    dmd2.metrics      a class whose constructor takes the recipe's options: Metric
+    dmd2.metrics      a class or function that takes the recipe's options: Metric
+    dmd2.extractors   a class or function of options that gives a features.Extractor, what metrics see images with
     dmd2.exporters    a function: Exporter
     dmd2.weightings   a function: Weighting (alpha, sigma) or DMWeighting (x, x_real, alpha, sigma)
     dmd2.rewards      a function of recipe options that returns a Reward
     dmd2.pretraining  a function of recipe options that returns a Task for `dmd2 pretrain`
+    dmd2.converters   a class without options: converters.Converter, what `dmd2 convert` reads a published file with
 
 Options are plain YAML values; type annotations are checked before anything is built.
 """
@@ -72,6 +74,8 @@ class Teacher:
     """All conditions there are, if they can be listed (class labels); empty for none or for free text."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """What a student artefact records: network configuration, licence, provenance. JSON values."""
+    units: tuple[type[nn.Module], ...] = ()
+    """Classes of its networks' blocks: what run.checkpointing and run.compile take one at a time."""
 
 
 @dataclass(frozen=True)
@@ -204,19 +208,22 @@ class Dataset(Protocol):
 
 
 class Metric(Protocol):
-    """Accumulates images, then answers. `name` carries the protocol, `protocol` spells it out."""
+    """Accumulates images, then answers. `name` carries the protocol, `protocol` spells it out.
+
+    It may also have `check(n: int) -> None`, which raises UserError where n images are too few, before any is drawn.
+    """
 
     name: str
     protocol: Mapping[str, Any]
 
     def update(self, images: UInt8[Tensor, "b 3 h w"], conditions: Sequence[Raw]) -> None:
-        """Take a batch of images and the conditions they were drawn for."""
+        """Take a batch of images and the conditions they were drawn for, and keep what is needed of them."""
 
     def compute(self) -> Mapping[str, float]:
         """All numbers; the one under "value" is the metric's own, and lower or higher is in `protocol`."""
 
     def real(self, n: int, seed: int) -> Mapping[str, float]:
-        """The same numbers for n real samples: the floor that a perfect generator would reach."""
+        """The same numbers for n real samples: the floor that a perfect generator would reach. {} without real ones."""
 
 
 class Reward(Protocol):

@@ -139,6 +139,7 @@ class Data(Part):
     prompts_of_real: bool = Field(default=False, description="conditions are those of the real batch (FastGen)")
     real: Use | None = None
     pairs: Pairs | None = None
+    workers: NotNegative = Field(2, description="threads that read real data from files ahead; 0 = none")
 
 
 class Run(Part):
@@ -148,6 +149,9 @@ class Run(Part):
     batch: Positive = Field(description="samples per update, over all ranks and micro-batches")
     micro_batch: Positive | None = Field(None, description="samples per backward pass; null = batch")
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    teacher_weights: Literal["fp32", "bf16"] = Field("fp32", description="what the frozen teacher is stored in")
+    checkpointing: bool = Field(False, description="less memory: activations of blocks are computed again")
+    compile: bool = Field(False, description="torch.compile, block by block")
     parallel: Literal["none"] = "none"
     clip: PositiveFloat | None = Field(10.0, description="largest gradient norm; null = no clipping")
     seed: int = Field(0, ge=0)

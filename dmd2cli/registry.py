@@ -24,10 +24,12 @@ KINDS = {
     "samplers": "sampler",
     "datasets": "dataset",
     "metrics": "metric",
+    "extractors": "extractor",
     "exporters": "exporter",
     "weightings": "weighting",
     "rewards": "reward",
     "pretraining": "pretraining task",
+    "converters": "converter",
 }
 """Kind (entry-point group without "dmd2.") -> what one of them is called in messages."""
 

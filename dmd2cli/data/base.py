@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dmd2cli.core.denoiser import Cond
 from dmd2cli.core.random import Rng
+from dmd2cli.data.reader import Reader
 from dmd2cli.protocols import Dataset, Example, Raw, Teacher
 
 SHORT = 1024
@@ -79,15 +80,22 @@ class Loader:
     pairs: Paired | None = None
     prompts_of_real: bool = False
     """Samples are generated for the conditions of the real data of the same rows."""
+    reader: Reader = field(default_factory=Reader)
+    """Reads the real data of the next step meanwhile, if it has workers."""
 
     def examples(self, dataset: Dataset, stream: str, positions: Sequence[int]) -> list[Example]:
-        """The items at some positions of a stream."""
-        return [dataset[item(self.seed, stream, p, len(dataset))] for p in positions]
+        """The items at some positions of a stream; the next good one where an item is corrupt."""
+        return self.reader.now(dataset, self._items(dataset, stream, positions))
 
-    def __call__(self, step: int, teacher: Teacher) -> list[Batch]:
-        """The micro-batches of a step, on the device, conditions encoded."""
-        starts = range(0, self.batch, self.micro_batch)
-        return [self._batch(step, slice(i, i + self.micro_batch), teacher) for i in starts]
+    def __call__(self, step: int, teacher: Teacher, rows: slice | None = None) -> list[Batch]:
+        """The micro-batches of a step, on the device, conditions encoded. rows: a rank's share; None = all of them."""
+        mine = range(self.batch)[rows or slice(None)]
+        starts = range(mine.start, mine.stop, self.micro_batch)
+        return [self._batch(step, slice(i, min(i + self.micro_batch, mine.stop)), teacher) for i in starts]
+
+    def close(self) -> None:
+        """Stop the threads that read ahead. They also stop when the loader is forgotten."""
+        self.reader.close()
 
     def _batch(self, step: int, rows: slice, teacher: Teacher) -> Batch:
         x, real_raw = self.reals(step, rows) if self.real is not None else (None, [])
@@ -104,8 +112,12 @@ class Loader:
     def reals(self, step: int, rows: slice) -> tuple[Tensor, list[Raw]]:
         """Real samples (b, *d) of some rows of a step's global batch, and their conditions."""
         assert self.real is not None
-        found = self.examples(self.real, "real", self._positions(step, rows))
+        real = self.real
+        found = self.reader.read(real, step, lambda s: self._items(real, "real", self._positions(s, rows)))
         return self._to(torch.stack([e.x for e in found if e.x is not None])), [e.condition for e in found]
+
+    def _items(self, dataset: Dataset, stream: str, positions: Sequence[int]) -> list[int]:
+        return [item(self.seed, stream, p, len(dataset)) for p in positions]
 
     def _positions(self, step: int, rows: slice) -> range:
         return range(step * self.batch + rows.start, step * self.batch + rows.stop)
@@ -138,4 +150,6 @@ class Loader:
         return {k: self._to(v) for k, v in cond.items()}, {k: self._to(v) for k, v in null.items()}
 
     def _to(self, x: Tensor) -> Tensor:
-        return x.to(self.device, non_blocking=True)
+        """On the device. Pinned memory, so that a copy to a GPU goes on while the step is prepared."""
+        pinned = x.pin_memory() if self.device.type == "cuda" and x.device.type == "cpu" else x
+        return pinned.to(self.device, non_blocking=True)

@@ -14,6 +14,7 @@ from dmd2cli.core.denoiser import Denoiser
 from dmd2cli.core.heads import Heads, head_for
 from dmd2cli.core.random import Rng
 from dmd2cli.data.base import Loader, Paired
+from dmd2cli.data.reader import Reader
 from dmd2cli.engine.distillation import Distillation
 from dmd2cli.engine.inputs import Inputs
 from dmd2cli.engine.player import Player
@@ -98,7 +99,8 @@ def loader(
     size, paired = run.micro_batch or run.batch, None
     if data.pairs is not None and found["pairs"] is not None:
         paired = Paired(found["pairs"], pairs_per_update(data.pairs, run), data.pairs.matched)
-    return Loader(run.seed, run.batch, size, device, found["prompts"], found["real"], paired, of_real)
+    streams = (found["prompts"], found["real"], paired, of_real)
+    return Loader(run.seed, run.batch, size, device, *streams, Reader(data.workers))
 
 
 def pairs_per_update(pairs: Pairs, run: Run) -> int:

@@ -131,6 +131,10 @@ class DistillJob:
         drawn = source.images(source.conditions(4 * columns), seed=0)
         images.save_png(images.grid(drawn, columns), path)
 
+    def close(self) -> None:
+        for phase in self.phases:
+            phase.loader.close()
+
 
 def job(recipe: Recipe, device: torch.device) -> DistillJob:
     """The job of a recipe, all of its stages built. Raises UserError for whatever in it cannot be."""

@@ -12,6 +12,7 @@ import torch
 
 from dmd2cli import recipe_build
 from dmd2cli.data.base import Loader
+from dmd2cli.data.corrupt import fetch
 from dmd2cli.engine import build
 from dmd2cli.engine.distillation import Distillation, Terms
 from dmd2cli.engine.terms import prefixed, terms
@@ -42,6 +43,7 @@ def phases(stages: Sequence[Stage], d: Distillation, device: torch.device) -> li
         loader = build.loader(recipe.data, recipe.run, device, of_real, made)
         check_labels(recipe, d.teacher, loader.prompts)
         check_pairs(recipe, d.teacher, loader)
+        check_real(recipe, d.teacher, loader.real)
         for i, metric in enumerate(recipe.metrics):
             check_options("metrics", metric, f"metrics.{i}")
         found.append(Phase(stage, ours, loader))
@@ -79,6 +81,15 @@ def check_pairs(recipe: Recipe, teacher: Teacher, loader: Loader) -> None:
     scale = float(matching.options.get("guidance", 1.0)) if matching else 1.0
     if (check := getattr(loader.pairs.dataset, "check", None)) is not None:
         prefixed(where, partial(check, teacher, as_dict(recipe.sampler), scale))
+
+
+def check_real(recipe: Recipe, teacher: Teacher, real: Dataset | None) -> None:
+    """Raise UserError unless data.real has samples of the teacher's shape."""
+    example = fetch(real, 0).example if real is not None and len(real) else None
+    if example is not None and example.x is not None and tuple(example.x.shape) != teacher.shape:
+        what = f"samples are {tuple(example.x.shape)}, and the teacher's are {tuple(teacher.shape)}"
+        where = f"{place(recipe.places, 'data.real')}data.real"
+        raise UserError(f"{where}: {what}; resize images with `dmd2 data prepare`")
 
 
 def check_labels(recipe: Recipe, teacher: Teacher, prompts: Dataset | None) -> None:

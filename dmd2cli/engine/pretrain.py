@@ -84,6 +84,9 @@ class Pretraining:
     def preview(self, path: Path) -> None:
         """Nothing: a network from scratch is judged by its score."""
 
+    def close(self) -> None:
+        self.loader.close()
+
 
 def pretraining(recipe: PretrainRecipe, device: torch.device) -> Pretraining:
     """The job of a pretraining recipe. Raises UserError if it names no real data."""

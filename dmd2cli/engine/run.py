@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ R = TypeVar("R", Recipe, PretrainRecipe)
 
 FREE = {"micro_batch", "parallel", "device", "threads", "keep", "time_limit"}
 FREE |= {"log_every", "preview_every", "save_every"}
-"""Keys of `run` that may differ when a run is continued, besides `steps` upwards."""
+"""Keys of `run` that may differ when a run is continued, besides `steps` upwards and data.workers."""
 
 
 def run(
@@ -42,7 +43,8 @@ def run(
     checkpoint.write_text(folder / "recipe.yaml", dump(asked))
     checkpoint.write_json(folder / "run.json", facts(asked, command, device))
     print(note, end="", file=sys.stderr)
-    return trainer.train(made, asked.run, folder, start)
+    with closing(made):
+        return trainer.train(made, asked.run, folder, start)
 
 
 def starting_point(folder: Path, resume: str) -> Path | None:
@@ -70,7 +72,7 @@ def check_same(folder: Path, asked: AnyRecipe) -> str:
             if any(player.decay_from < 1 for player in players(asked)):
                 note = f"run.steps {old} -> {new}: the learning rate now decays to the new end\n"
             continue
-        if key not in {f"run.{name}" for name in FREE}:
+        if key not in {"data.workers", *(f"run.{name}" for name in FREE)}:
             raise UserError(
                 f"{folder}: this run was started with {key} = {old!r}, now it is {new!r}; "
                 "take the old value to continue, or another -o to start anew"

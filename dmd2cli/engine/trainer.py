@@ -51,6 +51,9 @@ class Job(Protocol):
     def preview(self, path: Path) -> None:
         """Draw a picture of the result so far, or nothing."""
 
+    def close(self) -> None:
+        """Let go of threads and files."""
+
 
 @dataclass
 class Stop:

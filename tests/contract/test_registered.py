@@ -1,5 +1,6 @@
 """Every registered name of every kind keeps its protocol; a new name fails here until it has a case."""
 
+import image_files
 import pytest
 import torch
 from dmd2_plugins.digits.data import images, to_uint8
@@ -69,14 +70,21 @@ CASES = {
         )
     ],
     "datasets": [
+        ("cifar10", {}),
         ("class-labels", {"classes": 10}),
         ("digits", {}),
         ("digits", {"split": "test"}),
         ("gmm", {"classes": 5}),
+        ("huggingface", {}),
+        ("images", {}),
+        ("lmdb", {}),
         ("pairs", {}),
+        ("shapes", {"size": 8}),
+        ("webdataset", {}),
     ],
     "rewards": [("digits-confidence", {}), ("digits-ink", {})],
     "metrics": [("fd-digits", {}), ("modes", {})],
+    "converters": [("edm", {}), ("edm-student", {})],
     "exporters": [("safetensors", {}), ("torch-export", {})],
     "pretraining": [("digits-classifier", {}), ("digits-teacher", {})],
 }  # fmt: skip
@@ -122,12 +130,15 @@ def test_weighting(plugin):
 
 @cases("datasets")
 def test_dataset(plugin, tmp_path):
+    if plugin[0] in image_files.SETS:
+        check_dataset(made("datasets", (plugin[0], {"path": str(image_files.SETS[plugin[0]](tmp_path))})))
+        return
     teacher = ("gmm", {"classes": 5, "pretrain_steps": 0}) if plugin[0] == "gmm" else ("digits", {})
     if plugin[0] == "pairs":
         recipe = load("digits", ["sampler={use: ddim, steps: 2}"])
         make(maker(recipe, torch.device("cpu"), 0, None), tmp_path, range(5), 3)
         plugin = ("pairs", {"path": str(tmp_path)})
-    check_dataset(made("datasets", plugin), made("teachers", teacher))
+    check_dataset(made("datasets", plugin), None if plugin[0] == "shapes" else made("teachers", teacher))
 
 
 @cases("rewards")
