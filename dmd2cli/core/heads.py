@@ -50,7 +50,8 @@ def head_for(shape: Sequence[int]) -> nn.Module:
 
 def _norm(channels: int) -> nn.GroupNorm:
     """32 groups as released, fewer for narrow features: a group at 1 x 1 has no fewer values than the release's 24."""
-    return nn.GroupNorm(max(1, min(32, channels // 24)), channels)
+    most = max(1, min(32, channels // 24))
+    return nn.GroupNorm(next(n for n in range(most, 0, -1) if channels % n == 0), channels)
 
 
 def logits(head: nn.Module, features: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from dmd2cli.data.reader import Reader
 from dmd2cli.engine.distillation import Distillation
 from dmd2cli.engine.inputs import Inputs
 from dmd2cli.engine.player import Player
-from dmd2cli.engine.runtime import prepare
+from dmd2cli.engine.runtime import prepare, store_teacher
 from dmd2cli.engine.terms import prefixed, terms
 from dmd2cli.engine.turns import Turns
 from dmd2cli.errors import UserError
@@ -34,7 +34,7 @@ from dmd2cli.source import Source
 def teacher(recipe: Recipe, device: torch.device) -> Teacher:
     """The recipe's teacher, frozen, on the device."""
     found: Teacher = build("teachers", recipe.teacher, "teacher")
-    prepare(found.denoiser.eval().requires_grad_(False), device, recipe.run)
+    prepare(found.denoiser.eval().requires_grad_(False), device, recipe.run, found.units)
     return found
 
 
@@ -52,6 +52,7 @@ def distillation(recipe: Recipe, device: torch.device) -> Distillation:
     generator = trainable(source, recipe, device)
     calls = len(recipe.student.times) if recipe.critic.per_call else 1
     judges = [judge(source, recipe, device) for _ in range(calls)]
+    store_teacher(source.denoiser, run)                    # after the copies, which learn in float32
     real, fake, ours = (cast(Denoiser, net) for net in (source.denoiser, judges[0]["fake"], generator))
     reads, depths = recipe.critic.head.reads, recipe.critic.head.depths
     places = (source.schedule, source.weighting, reads, depths, recipe.bins, source.decoders)
@@ -130,7 +131,7 @@ def trainable(source: Teacher, recipe: Recipe, device: torch.device) -> nn.Modul
         copy = source.guided_network()
     else:
         copy = deepcopy(source.network or source.denoiser)
-    return prepare(copy.train().requires_grad_(True), device, recipe.run)
+    return prepare(copy.train().requires_grad_(True), device, recipe.run, source.units)
 
 
 def head(source: Teacher, asked: Head, fake: nn.Module, device: torch.device) -> nn.Module:

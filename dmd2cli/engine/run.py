@@ -20,7 +20,7 @@ from dmd2cli.recipe import AnyRecipe, Optimiser, PretrainRecipe, Recipe, differe
 R = TypeVar("R", Recipe, PretrainRecipe)
 
 FREE = {"micro_batch", "parallel", "device", "threads", "keep", "time_limit"}
-FREE |= {"log_every", "preview_every", "save_every"}
+FREE |= {"log_every", "preview_every", "save_every", "checkpointing", "compile"}
 """Keys of `run` that may differ when a run is continued, besides `steps` upwards and data.workers."""
 
 

@@ -1,15 +1,25 @@
-"""Where and how networks run: device, threads, precision."""
+"""Where and how networks run: device, threads, precision, activation checkpointing, compilation."""
 
 from __future__ import annotations
 
+import inspect
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper, checkpoint_wrapper
 
 from dmd2cli.core.denoiser import Preconditioned
 from dmd2cli.errors import UserError
 from dmd2cli.recipe import Run
+
+Units = tuple[type[nn.Module], ...]
+"""Teacher.units: classes of a network's blocks."""
+
+VARIANTS = 64
+"""How often one block may be compiled: for each batch size, with and without gradient, frozen or not."""
 
 
 def device(name: str = "auto") -> torch.device:
@@ -40,9 +50,55 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if precision == "bf16" else None
 
 
-def prepare(module: nn.Module, device: torch.device, run: Run) -> nn.Module:
-    """The module on its device, its backbones computing in the run's precision."""
+def prepare(module: nn.Module, device: torch.device, run: Run, units: Units = ()) -> nn.Module:
+    """The module on its device, its backbones computing in the run's precision, its blocks as the run asks.
+
+    Frozen networks keep no activations, and so are not checkpointed. Names in the state dict stay as they are, and
+    deep copies work; a copy of a compiled network is not compiled. Raises UserError if no blocks are known.
+    """
     for part in module.modules():
         if isinstance(part, Preconditioned):
             part.autocast = autocast_dtype(run.precision, device)
-    return module.to(device)
+    module = module.to(device)
+    for option in ("checkpointing", "compile"):
+        if getattr(run, option) and not units:
+            raise UserError(f"run.{option}: this teacher names no blocks of its networks; leave it out")
+    checkpointed = run.checkpointing and any(p.requires_grad for p in module.parameters())
+    for parent, name in list(places(module, units)):
+        if checkpointed:
+            setattr(parent, name, checkpoint_wrapper(getattr(parent, name)))
+        if run.compile:
+            compile_in_place(getattr(parent, name))
+    return module
+
+
+def places(module: nn.Module, units: Units) -> Iterator[tuple[nn.Module, str]]:
+    """(parent, name) of the blocks in a module, without those that are checkpointed already."""
+    for parent in module.modules():
+        if not isinstance(parent, CheckpointWrapper):
+            yield from ((parent, name) for name, child in parent.named_children() if isinstance(child, units))
+
+
+def compile_in_place(block: nn.Module) -> None:
+    """torch.compile with fixed shapes; each block keeps what is compiled for it apart, where torch can."""
+    options: dict[str, Any] = {"dynamic": False}
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
+        options |= {"isolate_recompiles": True, "recompile_limit": VARIANTS}
+    else:
+        config = torch._dynamo.config
+        config.recompile_limit = max(config.recompile_limit, 16 * VARIANTS)
+        config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 16 * VARIANTS)
+    block.compile(**options)
+
+
+def store_teacher(module: nn.Module, run: Run) -> None:
+    """Store a frozen network in run.teacher_weights, after generator and critic were copied from it.
+
+    Raises UserError for bf16 storage of a network that computes in float32.
+    """
+    if run.teacher_weights == "fp32":
+        return
+    if any(isinstance(part, Preconditioned) and part.autocast is None for part in module.modules()):
+        raise UserError("run.teacher_weights: bf16 needs run.precision=bf16; the networks of this run are float32")
+    for p in module.parameters():
+        p.data = p.data.to(torch.bfloat16)

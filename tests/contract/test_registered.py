@@ -28,6 +28,9 @@ from dmd2cli.testing import (
 CASES = {
     "teachers": [
         ("digits", {}),
+        ("edm", {"preset": "tiny-adm"}),
+        ("edm", {"preset": "tiny-ddpmpp"}),
+        ("edm", {"preset": "tiny-ncsnpp"}),
         ("gmm", {"pretrain_steps": 50}),
         ("gmm", {"schedule": "ddpm", "classes": 5, "pretrain_steps": 0}),
         ("gmm", {"schedule": "flow", "layout": "ring8", "pretrain_steps": 0}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -13,11 +14,12 @@ from dmd2_plugins.edm.teacher import teacher
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 
+from dmd2cli import registry
 from dmd2cli.core.heads import logits
-from dmd2cli.engine import runtime
+from dmd2cli.engine import build, runtime
 from dmd2cli.engine.player import Player
 from dmd2cli.errors import UserError
-from dmd2cli.recipe import Run
+from dmd2cli.recipe import Recipe, Run
 from dmd2cli.recipe_parts import Averaged, Optimiser
 
 CPU = torch.device("cpu")
@@ -194,3 +196,21 @@ def test_bfloat16_storage_of_a_network_that_computes_in_float32_is_refused(sourc
     real = runtime.prepare(deepcopy(source.denoiser), CPU, asked, source.units)
     with pytest.raises(UserError, match="needs run.precision=bf16"):
         runtime.store_teacher(real, asked)
+
+
+def test_a_recipe_asks_for_all_of_it(source):
+    terms = {"distribution_matching": {}, "denoising": {}}
+    parts = {"student": {"lr": 1e-3}, "critic": {"lr": 1e-3}, "sampler": "heun", "losses": terms}
+    options = {"precision": "bf16", "teacher_weights": "bf16", "checkpointing": True}
+    recipe = {**parts, "teacher": "blocks", "run": {"steps": 1, "batch": 2, **options}}
+    with registry.override("teachers", "blocks", lambda: replace(source, denoiser=deepcopy(source.denoiser))):
+        nets = build.distillation(Recipe.model_validate(recipe), CPU).nets
+    wrapped = {
+        name: any(isinstance(part, CheckpointWrapper) for part in getattr(nets, name).modules())
+        for name in ("real", "fake", "generator")
+    }
+    stored = {name: next(getattr(nets, name).parameters()).dtype for name in wrapped}
+    assert wrapped == {"real": False, "fake": True, "generator": True}
+    assert stored == {"real": torch.bfloat16, "fake": torch.float32, "generator": torch.float32}
+    exact = zip(source.denoiser.parameters(), nets.generator.parameters(), strict=True)
+    assert all(p.equal(q) for p, q in exact)                    # the copies are of the weights before they were cast

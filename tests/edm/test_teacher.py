@@ -75,6 +75,19 @@ def test_files_that_do_not_fit_are_refused_in_one_line(tmp_path):
     save_weights({"w": torch.zeros(1)}, tmp_path / "foreign.safetensors", {})
     assert "dmd2 convert" in refusal(preset="tiny-adm", weights=str(tmp_path / "foreign.safetensors"))
     assert "dmd2 convert edm.pkl -o edm.safetensors" in refusal(preset="imagenet64", weights="edm.pkl")
+    said = refusal(preset="cifar10-cond", weights="none.safetensors")
+    assert "dmd2 convert edm-cifar10-32x32-cond-vp.pkl -o none.safetensors" in said
+    assert "weights, a file of `dmd2 convert`, or a preset" in refusal()
+
+
+def test_without_a_preset_the_file_says_which_network_it_is(tmp_path):
+    made, path = teacher("tiny-adm", seed=3), tmp_path / "own.safetensors"
+    details = {"family": "edm", "preset": None, "config": made.details["config"]}
+    save_weights(made.denoiser.state_dict(), path, {"details": json.dumps(details)})
+    found = teacher(weights=str(path))
+    assert found.details["config"] == made.details["config"] and found.shape == made.shape
+    for a, b in zip(made.denoiser.parameters(), found.denoiser.parameters(), strict=True):
+        assert a.equal(b)
     assert "no such file" in refusal(preset="tiny-adm", weights=str(tmp_path / "absent.safetensors"))
     assert "did you mean 'imagenet64'" in refusal(preset="imagenet-64")
 

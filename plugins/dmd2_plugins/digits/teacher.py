@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dmd2_plugins.digits.data import CLASSES, to_uint8
-from dmd2_plugins.digits.unet import UNet
+from dmd2_plugins.digits.unet import Block, UNet
 from dmd2cli.core import weighting
 from dmd2cli.core.denoiser import Cond, Preconditioned
 from dmd2cli.core.heads import conv_head
@@ -61,14 +61,13 @@ def network(channels: Sequence[int], guided: bool = False) -> Preconditioned:
 
 def teacher(weights: str | None = None, skeleton: Mapping[str, Any] | None = None) -> Teacher:
     """weights: a safetensors file of `dmd2 pretrain recipes/digits-teacher.yaml`; default: the shipped one."""
-    if skeleton is not None:
-        return wrap(network(skeleton["channels"]), skeleton)
     path = Path(weights) if weights else WEIGHTS
-    details = json.loads(read_metadata(path).get("details", "{}"))
+    details = skeleton or json.loads(read_metadata(path).get("details", "{}"))
     if details.get("family") != "digits":
         raise UserError(f"{path}: not a digits teacher; make one with `dmd2 pretrain recipes/digits-teacher.yaml`")
     denoiser = network(details["channels"])
-    load_weights(denoiser, path)
+    if skeleton is None:
+        load_weights(denoiser, path)
     return wrap(denoiser, details)
 
 
@@ -95,4 +94,5 @@ def wrap(denoiser: Preconditioned, details: Mapping[str, Any]) -> Teacher:
         decoders={"full": to_rgb},
         conditions=tuple(range(CLASSES)),
         details=details,
+        units=(Block,),
     )

@@ -22,7 +22,7 @@ from dmd2cli.protocols import Raw, Teacher
 
 
 def teacher(
-    preset: str = "imagenet64",
+    preset: str | None = None,
     weights: str | None = None,
     repo: str | None = None,
     file: str | None = None,
@@ -32,15 +32,19 @@ def teacher(
 ) -> Teacher:
     """weights: a file that `dmd2 convert` made. repo, file, revision: one in the local Hugging Face cache instead.
 
-    seed: of the random weights of a tiny preset, where no others are given. An empty skeleton is the preset's
-    network without its weights.
+    preset: the network that it must hold; None for that which it holds. seed: of the random weights of a tiny preset,
+    where no others are given. An empty skeleton is the preset's network without its weights.
     """
-    asked = find(preset)
-    details = {"family": "edm", "preset": preset}
     if skeleton:
         config = read(skeleton.get("config", {}), "student")
         return wrap(unfilled(config), config, skeleton)
     path = locate(weights, repo, file, revision)
+    if preset is None:
+        if path is None:
+            raise UserError("the edm teacher needs weights, a file of `dmd2 convert`, or a preset such as imagenet64")
+        denoiser, config, found = load(path, None, None)
+        return wrap(denoiser, config, {**found, "config": config.json})
+    asked, details = find(preset), {"family": "edm", "preset": preset}
     if skeleton is not None or (path is None and asked.file is None):
         made = {**details, "config": asked.config.json, "source": f"random weights, seed {seed}"}
         return wrap(network(asked.config, seed), asked.config, made)

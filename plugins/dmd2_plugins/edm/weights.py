@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,22 +42,25 @@ def cached(repo: str, file: str, revision: str | None) -> Path:
         raise UserError(f"{repo}/{file}: not in the local hub cache; get it with `{asked}`") from None
 
 
-def load(path: Path, name: str, asked: Preset) -> tuple[Preconditioned, Config, dict[str, Any]]:
-    """(denoiser, its configuration, the file's details). Raises UserError for a file of another network."""
+def load(path: Path, name: str | None, asked: Preset | None) -> tuple[Preconditioned, Config, dict[str, Any]]:
+    """(denoiser, its configuration, the file's details). Raises UserError for a file of another network than asked."""
     if path.suffix == ".pkl":
         out = path.with_suffix(".safetensors")
         raise UserError(f"{path}: is a pickle; make it safetensors with `dmd2 convert {path} -o {out}` and name that")
+    if not path.exists() and asked is not None and asked.file is not None:
+        raise UserError(f"{path}: no such file; {origin(str(name), asked.file, path)}")
     details = json.loads(read_metadata(path).get("details", "{}"))
     if details.get("family") != "edm":
         raise UserError(f"{path}: not a teacher of the EDM family; make one from a published file with `dmd2 convert`")
     found = read(details.get("config", {}), str(path))
-    if different := differing(found, asked.config):
+    if asked is not None and (different := differing(found, asked.config)):
         raise UserError(f"{path}: not {name} ({', '.join(different[:3])} differ); {others(found)}")
-    if (other := details.get("preset")) not in (None, name):
+    if name is not None and (other := details.get("preset")) not in (None, name):
         raise UserError(f"{path}: holds {other}, not {name}; set teacher.preset to {other}")
-    denoiser = unfilled(asked.config)
+    config = asked.config if asked is not None else replace(found, dropout=0.0)
+    denoiser = unfilled(config)
     load_weights(denoiser, path)
-    return denoiser, asked.config, details
+    return denoiser, config, details
 
 
 def others(found: Config) -> str:
@@ -67,6 +71,11 @@ def others(found: Config) -> str:
 
 def missing(name: str, file: str) -> UserError:
     """What to say when a published teacher is asked for and no weights are named."""
-    where = f"NVIDIA publishes {file} with EDM"
-    how = f"`dmd2 convert {file} -o {name}.safetensors`, then teacher.weights={name}.safetensors"
-    return UserError(f"teacher {name}: its weights are not part of this package; {where}: {how}")
+    out = Path(f"{name}.safetensors")
+    how = f"{origin(name, file, out)}, then teacher.weights={out}"
+    return UserError(f"teacher {name}: its weights are not part of this package; {how}")
+
+
+def origin(name: str, file: str, out: Path) -> str:
+    """Where the weights of a preset come from."""
+    return f"{name} is NVIDIA's {file}, published with EDM: `dmd2 convert {file} -o {out}`"
