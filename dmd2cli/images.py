@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from dmd2cli.protocols import Raw
@@ -16,6 +18,10 @@ from dmd2cli.protocols import Raw
 CELL = 48
 """Smallest side of an image in a grid, in pixels: small ones are enlarged by whole factors."""
 CAPTION = 16
+NOTE = "dmd2"
+"""Keyword of our text in a PNG."""
+THREADS = min(8, os.cpu_count() or 1)
+"""That compress single images."""
 
 
 def to_pil(image: UInt8[Tensor, "3 h w"]) -> Image.Image:
@@ -45,10 +51,23 @@ def save_grid(images: UInt8[Tensor, "b 3 h w"], conditions: Sequence[Raw], perio
     save_png(grid(images, columns, captions), path)
 
 
-def save_singles(images: UInt8[Tensor, "b 3 h w"], folder: Path) -> None:
-    """One PNG for each image, named by its number."""
-    for i, image in enumerate(images):
-        save_png(to_pil(image), folder / f"{i:06d}.png")
+def save_singles(
+    images: UInt8[Tensor, "b 3 h w"], folder: Path, numbers: Sequence[int] = (), notes: Sequence[str] = ()
+) -> None:
+    """One PNG for each image, named by its number: 0, 1, ... or those given. notes: a text inside each file."""
+    chosen: Sequence[int] = numbers or range(len(images))
+    said: Sequence[str | None] = notes or [None] * len(images)
+
+    def save(image: Tensor, number: int, note: str | None) -> None:
+        save_png(to_pil(image), file_of(folder, number), note)
+
+    with ThreadPoolExecutor(THREADS) as pool:                  # compression leaves Python to the others meanwhile
+        list(pool.map(save, images, chosen, said))
+
+
+def file_of(folder: Path, number: int) -> Path:
+    """Where a numbered image is."""
+    return folder / f"{number:06d}.png"
 
 
 def text(sheet: Image.Image, words: str, x: int, y: int, limit: int = 24) -> None:
@@ -56,15 +75,26 @@ def text(sheet: Image.Image, words: str, x: int, y: int, limit: int = 24) -> Non
     ImageDraw.Draw(sheet).text((x, y), words[:limit], fill="black", font=ImageFont.load_default(), anchor="mm")
 
 
-def save_png(image: Image.Image, path: Path) -> None:
-    """Write a PNG whole or not at all."""
+def save_png(image: Image.Image, path: Path, note: str | None = None) -> None:
+    """Write a PNG whole or not at all. note: ASCII text that goes into it, see read_note()."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.tmp")
+    draft, said = path.with_name(f".{path.name}.tmp"), PngInfo()
+    if note is not None:
+        said.add_text(NOTE, note)
     try:
-        image.save(draft, format="PNG")
+        image.save(draft, format="PNG", pnginfo=said)
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def read_note(path: Path) -> str | None:
+    """The text that save_png() put into a file; None if it has none, or is no image."""
+    try:
+        with Image.open(path) as image:
+            return image.info.get(NOTE)
+    except (OSError, SyntaxError):                             # what Pillow raises for a damaged file
+        return None
 
 
 def save_strips(strips: Mapping[str, Image.Image], path: Path) -> None:

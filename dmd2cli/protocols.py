@@ -47,7 +47,7 @@ class Teacher:
 
     A teacher function may take `skeleton: Mapping | None = None`: given the `details` of a student artefact
     it builds the same object with weights that are about to be overwritten, so that a student loads without
-    the teacher's own checkpoint.
+    the teacher's own checkpoint. {} asks for the network of the options, without weights (`dmd2 plan`).
     """
 
     denoiser: nn.Module
@@ -208,10 +208,7 @@ class Dataset(Protocol):
 
 
 class Metric(Protocol):
-    """Accumulates images, then answers. `name` carries the protocol, `protocol` spells it out.
-
-    It may also have `check(n: int) -> None`, which raises UserError where n images are too few, before any is drawn.
-    """
+    """Accumulates images, then answers. `name` carries its protocol. check(n), if there is one, refuses small n."""
 
     name: str
     protocol: Mapping[str, Any]

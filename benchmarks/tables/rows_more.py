@@ -48,6 +48,21 @@ CONVERGENCE = Table(
     },
 )
 
+STEPS = Table(
+    title="One, two and four steps, each call with a critic of its own",
+    source="[DMD2] Sec. 4.4, with critic.per_call",
+    recipe="digits",
+    overrides=(SMALL, *NO_GAN, "run.steps=8000", "student.lr=3.0e-4"),
+    points=24,
+    picture="curves",
+    rows={
+        "one": Row("1 step"),
+        "two-own": Row("2 steps, a critic for each", overrides=(*TWO_STEPS, OWN)),
+        "four-even-own": Row("4 steps, a critic for each", overrides=(*EVEN, OWN)),
+        "four-even": Row("4 steps, one critic for all", overrides=EVEN),
+    },
+)
+
 DIVERGENCES = Table(
     title="f-divergences, one step, with the GAN's discriminator as density ratio",
     source="f-distill (Xu et al. 2025, arXiv 2502.15681)",
@@ -78,4 +93,4 @@ REWARD = Table(
     },
 )
 
-TABLES = {"fd-nfe": FD_NFE, "convergence": CONVERGENCE, "divergences": DIVERGENCES, "reward": REWARD}
+TABLES = {"fd-nfe": FD_NFE, "convergence": CONVERGENCE, "steps": STEPS, "divergences": DIVERGENCES, "reward": REWARD}

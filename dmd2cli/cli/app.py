@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from dmd2cli import __version__
-from dmd2cli.cli import convert, data, demo, distill, env, eval, export, pairs, plugins, pretrain, recipes, sample
+from dmd2cli.cli import convert, data, demo, distill, env, eval, export, pairs, plan, plugins, pretrain, recipes, sample
 from dmd2cli.errors import Diverged, UserError
 
 _ADVICE = {
@@ -44,6 +44,7 @@ app.command()(export.export)
 app.command()(pretrain.pretrain)
 app.command()(pairs.pairs)
 app.command()(convert.convert)
+app.command()(plan.plan)
 app.command()(demo.demo)
 app.command()(env.env)
 app.add_typer(data.app, name="data")

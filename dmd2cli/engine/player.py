@@ -112,12 +112,12 @@ class Player:
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.module.parameters()), weight)
 
     def state(self) -> dict[str, Any]:
-        """Everything that a continued run needs, as nested dictionaries of contiguous tensors."""
+        """Everything that a continued run needs, as nested dictionaries of contiguous tensors on the CPU."""
         self._complete()
         model, optim = dcp.get_state_dict(self.module, self.optimiser)
         ema = {"ema": self.ema.state_dict()} if self.ema is not None else {}
         state = {"model": model, "optim": optim["state"], "updates": torch.tensor(self.updates), **ema}
-        return tree_map(lambda x: x.contiguous(), state)
+        return tree_map(lambda x: x.cpu().contiguous(), state)                     # not on a GPU: it may be full
 
     def _complete(self) -> None:
         """Moments of parameters that no loss has reached yet, zero as they will start: checkpoints have one layout."""

@@ -1,0 +1,109 @@
+"""Many images into files: numbered, shared out among processes, continued where an earlier run stopped.
+
+Image i is a function of the network, the sampler, the seed, its condition and i. Batches start at multiples of one
+size, whoever draws them, so that any split gives the same bytes on the same kind of machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dmd2cli.data.pair_files import fingerprint, sampler_facts
+from dmd2cli.data.progress import progress
+from dmd2cli.engine.image_set import PACKED, ImageSet, finish, packed
+from dmd2cli.errors import UserError
+from dmd2cli.images import save_singles
+from dmd2cli.protocols import Raw
+from dmd2cli.source import Source
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which of `world` processes this is."""
+
+    rank: int = 0
+    world: int = 1
+
+    def device(self, name: str) -> str:
+        """The device of this process: where `auto` finds several GPUs, the one that torchrun means."""
+        several = name == "auto" and self.world > 1 and torch.cuda.is_available()
+        return f"cuda:{os.environ.get('LOCAL_RANK', self.rank)}" if several else name
+
+
+def share(environment: Mapping[str, str] = os.environ) -> Share:
+    """What torchrun says. Raises UserError if it cannot be."""
+    said = environment.get("RANK", "0"), environment.get("WORLD_SIZE", "1")
+    if not all(part.isdecimal() for part in said) or int(said[0]) >= int(said[1]):
+        raise UserError(f"RANK={said[0]} WORLD_SIZE={said[1]}: a rank is a whole number below the world size")
+    return Share(int(said[0]), int(said[1]))
+
+
+@dataclass(frozen=True)
+class Order:
+    """Images 0 to len(raw) - 1 of a source, for some conditions."""
+
+    source: Source
+    raw: Sequence[Raw]
+    seed: int
+    batch: int = 250
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise UserError(f"--batch {self.batch}: at least 1 image is drawn at once")
+
+    @cached_property
+    def made(self) -> dict[str, Any]:
+        """How, besides condition and number: JSON values."""
+        source = self.source
+        weights = fingerprint(source.network) if source.network.state_dict() else dict(source.teacher.details)
+        network = hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()[:16]
+        sampler = sampler_facts(type(source.sampler).__name__, source.sampler)
+        return {"network": network, "sampler": sampler, "guidance": source.guidance, "seed": self.seed}
+
+    def batches(self, mine: Share) -> Iterator[range]:
+        """The numbers of every batch that is this process's."""
+        for start in range(mine.rank * self.batch, len(self.raw), mine.world * self.batch):
+            yield range(start, min(start + self.batch, len(self.raw)))
+
+
+def generate(order: Order, out: Path, mine: Share) -> dict[str, Any]:
+    """Draw what is missing of this process's share into a folder of PNGs, a .zip or a .npz.
+
+    A zip or npz is packed, from a folder beside it, by the process that finds all images there. Gives {"n", "made",
+    "complete", "seed", "nfe", "seconds", "out"}; made: images drawn by this call. Raises UserError if what is there
+    was made otherwise.
+    """
+    started = time.perf_counter()
+    folder = out.with_name(f".{out.name}.parts") if out.suffix in PACKED else out
+    found = ImageSet(folder, order.made, order.raw)
+    done = out.suffix in PACKED and packed(out, found)
+    made = 0 if done else draw(order, found, mine)
+    complete = done or finish(found, out)
+    cost = {"nfe": order.source.sampler.nfe, "seconds": round(time.perf_counter() - started, 3)}
+    return {"n": len(order.raw), "made": made, "complete": complete, "seed": order.seed, **cost, "out": str(out)}
+
+
+def draw(order: Order, into: ImageSet, mine: Share) -> int:
+    """Draw every batch of which an image is missing, and write those that are; returns how many."""
+    there, batches = into.there(), list(order.batches(mine))
+    missing = [(batch, [i for i in batch if i not in there]) for batch in batches]
+    todo = sum(len(numbers) for _, numbers in missing)
+    with progress("images", sum(map(len, batches)), sum(map(len, batches)) - todo) as show:
+        for batch, numbers in missing:
+            if numbers:
+                raw = order.raw[batch.start : batch.stop]
+                images = torch.cat(list(order.source.draw(raw, order.seed, batch.start, order.batch)))
+                chosen = images[[i - batch.start for i in numbers]]
+                save_singles(chosen, into.folder, numbers, [into.note(i) for i in numbers])
+                show(len(numbers))
+    return todo

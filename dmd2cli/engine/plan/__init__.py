@@ -1,0 +1,1 @@
+"""What a recipe takes and costs, from networks without weights."""

@@ -1,0 +1,140 @@
+"""What a recipe takes of a device's memory, network by network and phase by phase, at any micro-batch.
+
+    peak = weights + optimiser moments + moving averages + data of a step + max over phases (gradients + activations)
+
+Gradients exist only while their player is updated: never those of both at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from dmd2cli.engine.plan.networks import Cast, fake, players, size
+from dmd2cli.engine.plan.probe import Rehearsal, Rehearsed
+from dmd2cli.recipe import Recipe
+from dmd2cli.recipe_stages import Stage, staged
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network. All but `parameters` in bytes."""
+
+    name: str
+    parameters: int
+    weights: int
+    gradients: int = 0
+    moments: int = 0
+    average: int = 0
+    copies: int = 0
+    """Of what is not contiguous in memory, made while a checkpoint is written: of a GPU's weights in host memory."""
+
+    @property
+    def lasting(self) -> int:
+        """What is there all the time."""
+        return self.weights + self.moments + self.average
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of training at one micro-batch, in bytes at its worst moment. stage: None for all of them."""
+
+    stage: int | None
+    name: str
+    gradients: int
+    activations: int
+    """And temporaries."""
+    peak: int
+    """With what lasts."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A recipe, rehearsed."""
+
+    networks: Sequence[Network]
+    stages: Sequence[tuple[Stage, Rehearsed]]
+    batch: int
+    preview: int
+    """Images of a preview, drawn at once."""
+
+    @property
+    def data(self) -> int:
+        """Bytes of a step's batch."""
+        return self.batch * max(found.row_bytes for _, found in self.stages)
+
+    @property
+    def lasting(self) -> int:
+        """Bytes that are there all the time."""
+        return sum(network.lasting for network in self.networks) + self.data
+
+    def phases(self, rows: int) -> list[Phase]:
+        """All phases at a micro-batch of so many rows."""
+        found = list[Phase]()
+        gradients = {network.name: network.gradients for network in self.networks}
+        for i, (_, stage) in enumerate(self.stages):
+            for name, curve in (("generator", stage.generator), ("critic", stage.critic)):
+                alive, formed = curve.peak(rows, gradients[name] if rows < self.batch else None)
+                found.append(Phase(i, f"{name} update", formed, alive - formed, self.lasting + alive))
+        drawn = max(stage.sample.peak(self.preview)[0] for _, stage in self.stages)
+        copies = sum(network.copies for network in self.networks)
+        found.append(Phase(None, f"preview of {self.preview}", 0, drawn, self.lasting + drawn))
+        return [*found, Phase(None, "checkpoint", 0, copies, self.lasting + copies)]
+
+    def peak(self, rows: int) -> int:
+        """Bytes at the worst moment of a run."""
+        return max(phase.peak for phase in self.phases(rows))
+
+
+def memory(recipe: Recipe, kind: str) -> Memory:
+    """Rehearse every stage of a recipe, as on a device of some kind: cuda or cpu. Raises UserError as players()."""
+    stages, mode = staged(recipe), FakeTensorMode(allow_non_fake_inputs=True)
+    cast = players(stages[0].recipe, kind)
+    averaged = any(stage.recipe.student.ema_halflife_images is not None for stage in stages)
+    networks = accounts(cast, averaged, kind)
+    for module in cast.modules:
+        fake(module, mode)
+    known = dict[str, Rehearsed]()
+    for stage in stages:
+        if (key := same(stage.recipe)) not in known:
+            known[key] = Rehearsal(stage.recipe, cast, mode, kind).rehearsed()
+    found = [(stage, known[same(stage.recipe)]) for stage in stages]
+    extra = {name: weights for _, stage in found for name, weights in stage.extra.items()}
+    networks += [Network(name, weights // 4, weights) for name, weights in extra.items()]
+    columns = min(len(cast.teacher.conditions) or 8, 10)                             # as distill.DistillJob.preview()
+    return Memory(networks, found, recipe.run.batch, 4 * columns)
+
+
+def same(recipe: Recipe) -> str:
+    """What a stage's rehearsal depends on, of all that a stage may change: rates and weights are no part of it."""
+    found = recipe.model_dump(mode="json", include={"losses", "data", "student", "bins", "run"})
+    student = {k: v for k, v in found["student"].items() if k in ("times", "sampler", "input", "first_input")}
+    losses = {name: {k: v for k, v in term.items() if k != "weight"} for name, term in found["losses"].items()}
+    return json.dumps([losses, found["data"], student, found["bins"], found["run"]["batch"]], sort_keys=True)
+
+
+def accounts(cast: Cast, averaged: bool, kind: str) -> list[Network]:
+    """The players' networks; the critics of several calls are named critic, critic-1, ..."""
+    teacher = cast.teacher.denoiser
+    found = [Network("teacher", count(teacher), size(teacher)), learner("generator", cast.generator, averaged, kind)]
+    if cast.teacher.network is not None:
+        found.append(Network("start", count(cast.teacher.network), size(cast.teacher.network)))
+    names = ["critic", *(f"critic-{call}" for call in range(1, len(cast.critics)))]
+    return found + [learner(name, critic, False, kind) for name, critic in zip(names, cast.critics, strict=True)]
+
+
+def learner(name: str, module: nn.Module, averaged: bool, kind: str) -> Network:
+    """A network with AdamW's two moments, and a copy of it for the average."""
+    moving = [p for p in module.parameters() if p.requires_grad]
+    gradients, scattered = sum(p.nbytes for p in moving), sum(p.nbytes for p in moving if not p.is_contiguous())
+    copies, weights = (3 + averaged) * scattered if kind == "cpu" else 0, size(module)
+    return Network(name, count(module), weights, gradients, 2 * gradients, averaged * weights, copies)
+
+
+def count(module: nn.Module) -> int:
+    """Parameters of a module."""
+    return sum(p.numel() for p in module.parameters())
