@@ -19,19 +19,23 @@ from dmd2cli.protocols import Raw
 
 MOST = 64
 """Images per condition that are compared, the first ones: 2,016 pairs."""
+BYTES = 2**28
+"""Images kept in all, 256 MiB: 21,845 of 64 x 64. Later ones do not count."""
 
 
 class Diversity:
-    """Accumulates images, then answers; keeps MOST images of each condition."""
+    """Accumulates images, then answers; keeps the first MOST images of each condition, and BYTES of them in all."""
 
     def __init__(self) -> None:
         self.kept = defaultdict[Raw, list[Tensor]](list)
+        self.bytes = 0
 
     def update(self, images: UInt8[Tensor, "b 3 h w"], conditions: Sequence[Raw]) -> None:
         """Take a batch of images and the conditions they were drawn for, None where there is none."""
         for image, condition in zip(images, conditions, strict=True):
-            if len(self.kept[condition]) < MOST:
+            if len(self.kept[condition]) < MOST and self.bytes + image.nbytes <= BYTES:
                 self.kept[condition].append(image.clone())
+                self.bytes += image.nbytes
 
     def compute(self) -> float | None:
         """Mean over conditions of the mean distance between two different images of one, in [0, 1].

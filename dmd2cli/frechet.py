@@ -8,6 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+ENTRIES = 2**26
+"""Distances held at once, 256 MiB of float32: 50,000 against 50,000 would be 10 GB."""
+
 
 def distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
     """Squared Frechet distance of Gaussians fitted to two feature sets (Heusel et al. 2017, Eq. 6), in float64."""
@@ -39,5 +42,8 @@ def precision_recall(fake: Float[Tensor, "n d"], real: Float[Tensor, "m d"], k: 
 
 def _inside(points: Tensor, manifold: Tensor, k: int) -> float:
     """Share of points within the k-th neighbour radius of at least one point of the manifold."""
-    radius = torch.cdist(manifold, manifold).kthvalue(k + 1, dim=1).values          # the nearest is the point itself
-    return (torch.cdist(points, manifold) <= radius).any(1).double().mean().item()
+    rows = max(1, ENTRIES // len(manifold))
+    near = [torch.cdist(part, manifold).kthvalue(k + 1, dim=1).values for part in torch.split(manifold, rows)]
+    radius = torch.cat(near)                                                        # the nearest is the point itself
+    inside = [(torch.cdist(part, manifold) <= radius).any(1) for part in torch.split(points, rows)]
+    return torch.cat(inside).double().mean().item()

@@ -1,9 +1,20 @@
 """Fixtures that several test modules share."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
 from written import GOOD
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache():
+    """Tests leave the cache of the user alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["DMD2_CACHE"] = folder
+        yield Path(folder)
+        del os.environ["DMD2_CACHE"]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""dmd2 eval: measure a student or a teacher."""
+"""dmd2 eval: measure a student, a teacher, or images."""
 
 from __future__ import annotations
 
@@ -12,9 +12,15 @@ def evaluate(
     metric: Annotated[str, typer.Argument(help="A metric by name (dmd2 plugins list), or all of the recipe's.")],
     student: Annotated[str | None, typer.Option(help="Run, student folder or file; default: the newest run.")] = None,
     teacher: Annotated[str | None, typer.Option(help="Measure the teacher of this recipe instead.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Measure these instead: a folder, .zip or .npz.")] = None,
+    reference: Annotated[str | None, typer.Option(help="What to compare with: images, or .npz of mu, sigma.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Of fid: edm or clean.")] = None,
+    extractor: Annotated[str | None, typer.Option(help="Feature space by name (dmd2 plugins list).")] = None,
+    weights: Annotated[str | None, typer.Option(help="The extractor's file; default: the one in the cache.")] = None,
+    allow_small: Annotated[bool, typer.Option("--allow-small", help="Of fid, fd: accept few samples.")] = False,
     steps: Annotated[int | None, typer.Option(help="Network calls (student) or sampler steps (teacher).")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; see dmd2 sample.")] = None,
-    n: Annotated[int, typer.Option("-n", help="How many samples.")] = 5000,
+    n: Annotated[int | None, typer.Option("-n", help="How many; default: 5000 samples, or all --images.")] = None,
     seed: Annotated[int, typer.Option(help="Image i is a function of (seed, i).")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")] = None,
     baselines: Annotated[bool, typer.Option(help="Also measure the teacher behind a student.")] = True,
@@ -22,23 +28,19 @@ def evaluate(
 ) -> None:
     """Measure, with the diversity, the protocol and the baselines beside every number; JSON on stdout."""
     import json
-    from functools import partial
 
-    from dmd2cli.cli.subject import count, metrics_of, subject, writable
+    from dmd2cli.cli.measuring import Wishes, measured
+    from dmd2cli.cli.subject import subject, writable
     from dmd2cli.engine.checkpoint import write_json
-    from dmd2cli.engine.evaluate import evaluate_all
-    from dmd2cli.registry import load
+    from dmd2cli.errors import UserError
 
-    number = count(n, 5000)
-    if metric != "all":
-        load("metrics", metric)                    # a misspelt name is answered before anything is loaded
-    asked = subject(student, teacher, steps, guidance, device)
+    if images is not None and any(value is not None for value in (student, teacher, steps, guidance)):
+        raise UserError("--images excludes --student, --teacher, --steps and --guidance: nothing is drawn")
+    said = {"reference": reference, "protocol": protocol, "extractor": extractor, "weights": weights}
+    options = {k: v for k, v in {**said, "allow_small": allow_small or None}.items() if v is not None}
     writable(json_file)
-    behind = asked.teacher() if baselines and asked.teacher else None
-    makers = [partial(load("metrics", use), **options) for use, options in metrics_of(metric, asked)]
-    name = "student" if asked.teacher else "teacher"
-    measured = evaluate_all(makers, asked.source, number, seed, behind, name)
-    results = [{"subject": asked.name, **numbers} for numbers in measured]
+    wishes = Wishes(metric, options, n, seed, baselines, device, images)
+    results = measured(wishes, lambda: subject(student, teacher, steps, guidance, device))
     found = results if metric == "all" else results[0]
     if json_file is not None:
         write_json(json_file, found)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dmd2cli.diversity import Diversity
-from dmd2cli.protocols import Metric
+from dmd2cli.pictures import Pictures
+from dmd2cli.protocols import Metric, Raw
 from dmd2cli.source import Source
+
+Drawn = Source | Pictures
+"""What is measured: something that draws images, or images that are there."""
 
 
 def evaluate(
-    make: Callable[[], Metric], source: Source, n: int, seed: int, teacher: Source | None = None, name: str = "student"
+    make: Callable[[], Metric], source: Drawn, n: int, seed: int, teacher: Source | None = None, name: str = "student"
 ) -> dict[str, Any]:
     """evaluate_all() of one metric."""
     return evaluate_all([make], source, n, seed, teacher, name)[0]
@@ -22,7 +27,7 @@ def evaluate(
 
 def evaluate_all(
     makers: Sequence[Callable[[], Metric]],
-    source: Source,
+    source: Drawn,
     n: int,
     seed: int,
     teacher: Source | None = None,
@@ -30,20 +35,28 @@ def evaluate_all(
 ) -> list[dict[str, Any]]:
     """{"metric", "value", ..., "n", "seed", "nfe", "seconds", "diversity", "protocol", "baselines"} of each metric.
 
-    All are measured on the same n samples. Baselines are n real samples, and n of the teacher's if it is given, under
-    the same protocol and seed. name: what the source is called in "diversity"; the rest of it as in compared().
+    All are measured on the same n samples. Baselines are n real samples, if the metric has some, and n of the
+    teacher's if it is given, under the same protocol and seed. name: what the source is called in "diversity"; the
+    rest of it as in compared().
     """
     metrics = [make() for make in makers]
-    baselines = [{"real": dict(metric.real(n, seed))} for metric in metrics]
+    check(metrics, n)
+    found = measure_all(metrics, source, n, seed)
+    baselines = [{"real": real} if (real := dict(metric.real(n, seed))) else {} for metric in metrics]
     if teacher is not None:
         for beside, numbers in zip(baselines, measure_all([make() for make in makers], teacher, n, seed), strict=True):
             beside["teacher"] = numbers
-    found = measure_all(metrics, source, n, seed)
     return [
         {"metric": metric.name, **numbers, "n": n, "seed": seed}
         | {"diversity": compared({name: numbers, **beside}), "protocol": dict(metric.protocol), "baselines": beside}
         for metric, numbers, beside in zip(metrics, found, baselines, strict=True)
     ]
+
+
+def check(metrics: Sequence[Metric], n: int) -> None:
+    """Raise UserError if n images are too few for one of them."""
+    for metric in metrics:
+        getattr(metric, "check", lambda n: None)(n)
 
 
 def compared(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
@@ -58,22 +71,53 @@ def compared(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
     return found
 
 
-def measure(metric: Metric, source: Source, n: int, seed: int) -> dict[str, Any]:
+def measure(metric: Metric, source: Drawn, n: int, seed: int) -> dict[str, Any]:
     """The metric's numbers for n samples of a source, with their diversity and what they cost to draw."""
     return measure_all([metric], source, n, seed)[0]
 
 
-def measure_all(metrics: Sequence[Metric], source: Source, n: int, seed: int) -> list[dict[str, Any]]:
-    """measure() of several metrics on the same samples; "seconds" is the drawing alone."""
-    raw, drawn, started = source.conditions(n), list[Tensor](), time.perf_counter()
-    for images in source.draw(raw, seed):
-        drawn.append(images)
-    cost = {"nfe": source.sampler.nfe, "guidance": source.guidance, "seconds": round(time.perf_counter() - started, 3)}
-    first, spread = 0, Diversity()
-    for images in drawn:
+def measure_all(metrics: Sequence[Metric], source: Drawn, n: int, seed: int) -> list[dict[str, Any]]:
+    """measure() of several metrics on the same samples; "seconds" is the drawing alone.
+
+    No more than one batch of images is held at a time, beside what the metrics and the diversity keep.
+    """
+    raw, clock, first, spread = source.conditions(n), Clock(), 0, Diversity()
+    for images in clock.timed(_images(source, raw, seed)):
         conditions = raw[first : first + len(images)]
         spread.update(images, conditions)
         for metric in metrics:
             metric.update(images, conditions)
         first += len(images)
+    cost = _cost(source) | {"seconds": round(clock.seconds, 3)}
     return [{**metric.compute(), "diversity": spread.compute(), **cost} for metric in metrics]
+
+
+class Clock:
+    """Seconds spent in an iterator, and not in what is done with its items."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def timed(self, items: Iterator[Tensor]) -> Iterator[Tensor]:
+        """The same items. Before each, a GPU first ends what it was given for the last."""
+        while True:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            started = time.perf_counter()
+            item = next(items, None)
+            self.seconds += time.perf_counter() - started
+            if item is None:
+                return
+            yield item
+
+
+def _images(source: Drawn, raw: Sequence[Raw], seed: int) -> Iterator[Tensor]:
+    """Images for some conditions; of images that are there, the first ones."""
+    if isinstance(source, Pictures):
+        return source.draw(range(len(raw)))
+    return source.draw(raw, seed)
+
+
+def _cost(source: Drawn) -> dict[str, Any]:
+    """What a sample took; of images that are there, nothing is known."""
+    return {} if isinstance(source, Pictures) else {"nfe": source.sampler.nfe, "guidance": source.guidance}

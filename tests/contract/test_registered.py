@@ -13,6 +13,7 @@ from dmd2cli.core.random import Rng
 from dmd2cli.engine.distill import job
 from dmd2cli.engine.pairs import make, maker
 from dmd2cli.recipe import load
+from dmd2cli.images import save_singles
 from dmd2cli.student import load_student
 from dmd2cli.testing import (
     check_dataset,
@@ -24,6 +25,7 @@ from dmd2cli.testing import (
     check_teacher,
     check_weighting,
 )
+from dmd2cli.testing_extractor import check_extractor
 
 CASES = {
     "teachers": [
@@ -86,7 +88,16 @@ CASES = {
         ("webdataset", {}),
     ],
     "rewards": [("digits-confidence", {}), ("digits-ink", {})],
-    "metrics": [("fd-digits", {}), ("modes", {})],
+    "metrics": [
+        ("fd", {"extractor": "tiny", "allow_small": True}),
+        ("fd-digits", {}),
+        ("fid", {}),                                       # needs weights: tests/metrics
+        ("inception-score", {"extractor": "tiny"}),
+        ("kid", {"extractor": "tiny", "subsets": 5, "subset_size": 20}),
+        ("modes", {}),
+        ("precision-recall", {"extractor": "tiny"}),
+    ],
+    "extractors": [("digits", {}), ("inception-clean", {}), ("inception-edm", {}), ("tiny", {})],
     "converters": [("edm", {}), ("edm-student", {})],
     "exporters": [("safetensors", {}), ("torch-export", {})],
     "pretraining": [("digits-classifier", {}), ("digits-teacher", {})],
@@ -156,8 +167,22 @@ PICTURES = {
 
 
 @cases("metrics")
-def test_metric(plugin):
-    check_metric(lambda: made("metrics", plugin), *PICTURES[plugin[0]]())
+def test_metric(plugin, tmp_path):
+    name, options = plugin
+    if name == "fid":
+        pytest.skip("its published network needs weights")
+    pictures = PICTURES.get(name, PICTURES["fd-digits"])()
+    if name not in PICTURES:
+        save_singles(to_uint8(images()[0][200:300]), tmp_path)
+        options = {**options, "reference": str(tmp_path)} if name != "inception-score" else options
+    check_metric(lambda: made("metrics", (name, options)), *pictures)
+
+
+@cases("extractors")
+def test_extractor(plugin):
+    if plugin[0].startswith("inception"):
+        pytest.skip("a published network needs weights")
+    check_extractor(lambda: made("extractors", plugin), to_uint8(images()[0][:20]))
 
 
 @cases("exporters")

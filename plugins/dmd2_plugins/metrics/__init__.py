@@ -1,0 +1,1 @@
+"""Metrics of images in any feature space, and the feature spaces of the literature."""
