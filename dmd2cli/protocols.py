@@ -45,9 +45,8 @@ Raw = int | str | None
 class Teacher:
     """What an entry point in dmd2.teachers returns.
 
-    A teacher function may take `skeleton: Mapping | None = None`: given the `details` of a student artefact
-    it builds the same object with weights that are about to be overwritten, so that a student loads without
-    the teacher's own checkpoint. {} asks for the network of the options, without weights (`dmd2 plan`).
+    A teacher function may take `skeleton: Mapping | None = None`. `details` of a student artefact: the same object with
+    weights that are about to be overwritten, without the teacher's checkpoint. {}: no weights at all (`dmd2 plan`).
     """
 
     denoiser: nn.Module
@@ -60,14 +59,14 @@ class Teacher:
     encode: Callable[[Sequence[Raw]], tuple[Cond, Cond]]
     """Raw conditions -> (condition, null condition), as many rows each. Raises UserError on a bad one."""
     decode: Callable[[Float[Tensor, b *d]], UInt8[Tensor, "b 3 h w"]]
-    """Model units -> uint8 images (a VAE, or rounding)."""
+    """Model units -> uint8 images (a VAE, or rounding). One with `latents(images in [-1, 1], noise | None) -> x` also
+    encodes: the posterior's mean, or its sample by unit noise of x's shape (`dmd2 data cache`)."""
     head: Callable[[], nn.Module]
     """A fresh GAN head that fits the student network's features()."""
     network: nn.Module | None = None
     """What generator and critic start from, where that is not a copy of the denoiser (analytic teachers)."""
     guided_network: Callable[[], nn.Module] | None = None
-    """A network that computes what the denoiser computes, and also reads cond["guidance"], scales (b,): what a
-    student conditioned on the guidance scale starts from. None: the family has no such network."""
+    """The denoiser that also reads cond["guidance"], scales (b,), for students of a range. None: there is none."""
     decoders: Mapping[str, Callable[[Float[Tensor, b *d]], Float[Tensor, "b 3 h w"]]] = field(default_factory=dict)
     """Differentiable ways to pixels in [-1, 1], for losses on images: "full", and "tiny" where there is one."""
     conditions: Sequence[Raw] = ()
@@ -76,6 +75,10 @@ class Teacher:
     """What a student artefact records: network configuration, licence, provenance. JSON values."""
     units: tuple[type[nn.Module], ...] = ()
     """Classes of its networks' blocks: what run.checkpointing and run.compile take one at a time."""
+    lora_targets: tuple[str, ...] = ()
+    """Layers that adapters go into unless a recipe names others, by the end of their names."""
+    helpers: tuple[nn.Module, ...] = ()
+    """Frozen modules behind encode and decode, moved with the teacher."""
 
 
 @dataclass(frozen=True)
@@ -159,13 +162,10 @@ class Loss(Protocol):
     """Whether the term needs real data (Sample.real)."""
 
     def __call__(self, s: Sample, nets: Nets, rng: Rng) -> Float[Tensor, ""]:
-        """The term's mean over the micro-batch, before its recipe weight.
-
-        A term may also have `check(teacher: Teacher, nets: Nets) -> None`, called once before training: it
-        raises UserError where these networks cannot serve the term. And it may say `reads_pairs` (Sample.pair),
-        `reads_logits` (a trained discriminator) or `pairwise` (it compares samples of one condition, and so is no
-        mean over rows).
-        """
+        """The term's mean over the micro-batch, before its recipe weight. A term may also have `check(teacher: Teacher,
+        nets: Nets) -> None`, called once before training: it raises UserError where these networks cannot serve it. And
+        it may say `reads_pairs` (Sample.pair), `reads_logits` (a trained discriminator) or `pairwise` (it compares
+        samples of one condition: no mean over rows)."""
 
 
 class Sampler(Protocol):
@@ -182,10 +182,8 @@ class Sampler(Protocol):
 
     @property
     def deterministic(self) -> bool:
-        """Whether x is a function of the noise alone: what noise-image pairs need.
-
-        A sampler may also have `ends_at_table = True`: it ends at the first entry of a table, not at t = 0.
-        """
+        """Whether x is a function of the noise alone: what noise-image pairs need. A sampler may also have
+        `ends_at_table = True`: it ends at the first entry of a table, not at t = 0."""
 
 
 @dataclass(frozen=True)
@@ -197,13 +195,15 @@ class Example:
     condition: Raw = None
     noise: Tensor | None = None
     """In a set of pairs: the unit normal noise from which the teacher's ODE sampler made x."""
+    encoded: Mapping[str, Tensor] | None = None
+    """The condition as Teacher.encode gives it, without the batch dimension, where that was done beforehand."""
 
 
 class Dataset(Protocol):
-    """Position-addressed: item i is a function of i, so that resuming needs no state."""
+    """Position-addressed: item i is a function of i, so that resuming needs no state. check_teacher(teacher), if there
+    is one, raises UserError for another teacher; `null` is the null condition that goes with Example.encoded."""
 
     def __len__(self) -> int: ...
-
     def __getitem__(self, i: int) -> Example: ...
 
 

@@ -84,6 +84,15 @@ class Averaged(Optimiser):
     ema_ramp: PositiveFloat | None = Field(0.05, description="largest half-life as a share of images seen")
 
 
+class Lora(Part):
+    """A network that learns as a low-rank adapter (Hu et al. 2021) of a frozen base."""
+
+    rank: Positive = 64
+    alpha: PositiveFloat = Field(8.0, description="the adapter is scaled by alpha / rank")
+    dropout: Fraction = 0.0
+    targets: tuple[str, ...] | None = Field(None, description="layers by the end of their names; null = the family's")
+
+
 class GuidanceRange(Part):
     """Guidance scales of a student that is conditioned on the scale, drawn uniformly in training."""
 
@@ -105,6 +114,7 @@ class Student(Averaged):
     input: Literal["simulated", "real"] = Field("simulated", description="what later calls are trained on")
     first_input: Literal["noise", "real"] = Field("noise", description="what the first call is trained on")
     guidance: GuidanceRange | None = Field(None, description="for a student that takes the scale as an input")
+    lora: Lora | None = Field(None, description="null = all weights learn")
 
     @field_validator("times")
     @classmethod
@@ -127,6 +137,7 @@ class Critic(Optimiser):
     """The fake score and its GAN head."""
 
     head: Head = Head()
+    lora: Lora | None = Field(None, description="of the fake score; null = all weights learn")
     per_call: bool = Field(default=False, description="a critic for each call of the student; one learns their mixture")
     warmup: int = Field(0, ge=0, description="critic updates before the first of the generator")
     lag_every: Positive | None = Field(None, description="steps between measurements of the critic's lag; null = never")
@@ -139,7 +150,7 @@ class Data(Part):
     prompts_of_real: bool = Field(default=False, description="conditions are those of the real batch (FastGen)")
     real: Use | None = None
     pairs: Pairs | None = None
-    workers: NotNegative = Field(2, description="threads that read real data from files ahead; 0 = none")
+    workers: NotNegative = Field(default=2, description="threads that read real data from files ahead; 0 = none")
 
 
 class Run(Part):
@@ -181,6 +192,7 @@ class Recipe(Part):
     critic: Critic
     ttur: Positive = 1
     turns: Literal["together", "alternate"] = Field("together", description="do generator steps update the critic too")
+    shared_base: bool = Field(default=False, description="teacher, fake score and student are one network in memory")
     bins: Positive | None = Field(None, description="noise levels that times are drawn from; null = all")
     losses: dict[str, Term]
     data: Data = Data()
@@ -188,6 +200,14 @@ class Recipe(Part):
     metrics: tuple[Use, ...] = ()
     run: Run
     stages: tuple[dict[str, Any], ...] = Field((), description="partial recipes, each with the step it lasts until")
+
+    @field_validator("shared_base")
+    @classmethod
+    def _adapted(cls, shared: bool, info: ValidationInfo) -> bool:
+        student, critic = info.data.get("student"), info.data.get("critic")
+        if shared and student and critic and (student.lora is None or critic.lora is None):
+            raise ValueError("needs student.lora and critic.lora: adapters are all that differs on a shared base")
+        return shared
 
     @field_validator("turns")
     @classmethod

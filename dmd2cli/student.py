@@ -18,9 +18,11 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from dmd2cli import __version__, registry
+from dmd2cli.adapters import Adapters, View
 from dmd2cli.core.noise import Discrete, NoiseSchedule
 from dmd2cli.errors import UserError
 from dmd2cli.protocols import Raw, Teacher
+from dmd2cli.recipe_parts import Lora
 from dmd2cli.samplers.few_step import FewStep, check_table
 from dmd2cli.source import Source
 from dmd2cli.weights import fit_weights, read_metadata, read_weights, save_weights
@@ -114,10 +116,12 @@ def contract(
     sampler: FewStep,
     guidance: float | Mapping[str, float],
     trained: Mapping[str, Any],
+    lora: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What student.json holds.
 
-    named: the recipe's teacher, teacher_sampler, metrics. guidance: the scale that is baked in, or min, max and
+    named: the recipe's teacher, teacher_sampler, metrics. lora: rank, alpha and targets of a student that is an
+    adapter of the teacher. guidance: the scale that is baked in, or min, max and
     default of a student that reads it. trained: steps, which weights.
     """
     times = sampler.times
@@ -133,6 +137,7 @@ def contract(
         "steps": len(times),
         "guidance": guidance if isinstance(guidance, float) else dict(guidance),
         "trained": dict(trained),
+        **({"lora": dict(lora)} if lora is not None else {}),
         "dmd2cli": __version__,
     }
 
@@ -147,7 +152,8 @@ def native(schedule: NoiseSchedule, times: Sequence[float]) -> dict[str, list[fl
 
 def save_student(folder: Path, network: nn.Module, contract: Mapping[str, Any]) -> None:
     """Write the artefact; the old one stays until the new one is whole."""
-    save_weights(network.state_dict(), folder / WEIGHTS, {"dmd2_student": json.dumps(contract)})
+    weights = network.weights() if isinstance(network, View) else network.state_dict()
+    save_weights(weights, folder / WEIGHTS, {"dmd2_student": json.dumps(contract)})
     draft = folder / f".{CONTRACT}.tmp"
     try:
         draft.write_text(json.dumps(contract, indent=2) + "\n")
@@ -168,14 +174,32 @@ def load_student(ref: str | Path, device: torch.device | str = "cpu") -> Student
     contract = json.loads(held)
     if contract["format"] > FORMAT:
         raise UserError(f"{path}: student format {contract['format']} is newer than this dmd2; pip install -U dmd2cli")
-    teacher: Teacher = registry.load("teachers", contract["teacher"]["use"])(skeleton=contract["details"])
     range_, sampler = contract["guidance"], contract["sampler"]
-    network = skeleton(teacher, isinstance(range_, Mapping)).eval().requires_grad_(False).to(device)
-    fit_weights(network, read_weights(path), str(path))
+    if contract.get("lora") is not None:
+        teacher, network = adapted(contract, path, device)
+    else:
+        teacher = registry.load("teachers", contract["teacher"]["use"])(skeleton=contract["details"])
+        network = skeleton(teacher, isinstance(range_, Mapping)).eval().requires_grad_(False).to(device)
+        fit_weights(network, read_weights(path), str(path))
     draw = FewStep(tuple(sampler["times"]), sampler.get("stochastic", True))
     if not isinstance(range_, Mapping):
         return Student(Source(teacher, network, draw), contract)
     return Student(Source(teacher, network, draw, range_["default"], reads_scale=True), contract)
+
+
+def adapted(contract: Mapping[str, Any], path: Path, device: torch.device | str) -> tuple[Teacher, nn.Module]:
+    """The teacher of a student that is an adapter, with its weights, and the student on it.
+
+    Raises UserError if the teacher is not the one that it was trained on.
+    """
+    use = dict(contract["teacher"])
+    teacher: Teacher = registry.load("teachers", use.pop("use"))(**use)
+    if json.loads(json.dumps(dict(teacher.details))) != contract["details"]:
+        raise UserError(f"{path}: a LoRA of another base than {contract['teacher']} is now; restore that teacher")
+    adapters, lora = Adapters(teacher.denoiser.eval().to(device)), contract["lora"]
+    network = adapters.add("student", Lora(**{**lora, "targets": tuple(lora["targets"])}), (), 0)
+    network.load(read_weights(path), str(path))
+    return replace(teacher, denoiser=View(adapters, None)), network.eval().requires_grad_(False)
 
 
 def skeleton(teacher: Teacher, reads_scale: bool) -> nn.Module:

@@ -15,7 +15,7 @@ SHIPPED = sorted(p for folder in ("dmd2cli", "plugins", "recipes") for p in (ROO
 
 @pytest.mark.parametrize(("group", "name", "target"), ENTRIES, ids=lambda value: value.rpartition(".")[2])
 def test_an_entry_point_leads_to_something_that_can_be_called(group, name, target):
-    module, _, attribute = target.partition(":")
+    module, _, attribute = target.partition(" ")[0].partition(":")
     assert callable(getattr(importlib.import_module(module), attribute)), (group, name)
 
 

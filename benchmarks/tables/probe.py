@@ -80,6 +80,9 @@ class Probed:
         write_json(folder / "cell.json", self.facts())
         write_text(folder / "series.jsonl", "".join(f"{json.dumps(point)}\n" for point in self.series))
 
+    def close(self) -> None:
+        self.job.close()
+
     def preview(self, path: Path) -> None:
         """None: a picture costs time and nobody looks."""
 

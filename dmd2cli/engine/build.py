@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from functools import partial
-from typing import cast
 
 import torch
-from torch import Tensor, nn
 
-from dmd2cli.core.denoiser import Denoiser
-from dmd2cli.core.heads import Heads, head_for
-from dmd2cli.core.random import Rng
 from dmd2cli.data.base import Loader, Paired
 from dmd2cli.data.reader import Reader
 from dmd2cli.engine.distillation import Distillation
 from dmd2cli.engine.inputs import Inputs
+from dmd2cli.engine.networks import networks
 from dmd2cli.engine.player import Player
-from dmd2cli.engine.runtime import prepare, store_teacher
+from dmd2cli.engine.runtime import prepare
 from dmd2cli.engine.terms import prefixed, terms
 from dmd2cli.engine.turns import Turns
 from dmd2cli.errors import UserError
-from dmd2cli.protocols import Dataset, Nets, Teacher
+from dmd2cli.protocols import Dataset, Teacher
 from dmd2cli.recipe import Data, Recipe, Run, Student, Use
 from dmd2cli.recipe_build import build
-from dmd2cli.recipe_parts import Head, Pairs
+from dmd2cli.recipe_parts import Pairs
 from dmd2cli.recipe_yaml import place
 from dmd2cli.samplers.few_step import check_table
 from dmd2cli.source import Source
@@ -35,6 +30,8 @@ def teacher(recipe: Recipe, device: torch.device) -> Teacher:
     """The recipe's teacher, frozen, on the device."""
     found: Teacher = build("teachers", recipe.teacher, "teacher")
     prepare(found.denoiser.eval().requires_grad_(False), device, recipe.run, found.units)
+    for helper in found.helpers:
+        helper.eval().requires_grad_(False).to(device)
     return found
 
 
@@ -49,19 +46,13 @@ def distillation(recipe: Recipe, device: torch.device) -> Distillation:
     source, run = teacher(recipe, device), recipe.run
     build("samplers", recipe.sampler, "sampler")           # not needed to train, but better refused now than after
     check_times(recipe, source)
-    generator = trainable(source, recipe, device)
-    calls = len(recipe.student.times) if recipe.critic.per_call else 1
-    judges = [judge(source, recipe, device) for _ in range(calls)]
-    store_teacher(source.denoiser, run)                    # after the copies, which learn in float32
-    real, fake, ours = (cast(Denoiser, net) for net in (source.denoiser, judges[0]["fake"], generator))
-    reads, depths = recipe.critic.head.reads, recipe.critic.head.depths
-    places = (source.schedule, source.weighting, reads, depths, recipe.bins, source.decoders)
-    nets = Nets(real, fake, judges[0]["head"], ours, *places)
-    critic, *later = (Player(found, recipe.critic, run.steps, run.clip) for found in judges)
+    found = networks(recipe, source, device)
+    nets, source = found.nets(recipe), found.teacher
+    critic, *later = (Player(module, recipe.critic, run.steps, run.clip) for module in found.critics)
     return Distillation(
         source,
         nets,
-        Player(generator, recipe.student, run.steps, run.clip),
+        Player(found.generator, recipe.student, run.steps, run.clip),
         critic,
         terms(recipe, source, nets),
         inputs(recipe.student, source),
@@ -69,14 +60,6 @@ def distillation(recipe: Recipe, device: torch.device) -> Distillation:
         run.seed,
         later,
     )
-
-
-def judge(source: Teacher, recipe: Recipe, device: torch.device) -> nn.ModuleDict:
-    """A critic: the fake score, a copy of the teacher, and a GAN head that is the same in every run of a seed."""
-    fake = trainable(source, recipe, device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(Rng(recipe.run.seed, 0).generator("head", torch.device("cpu")).initial_seed())
-        return nn.ModuleDict({"fake": fake, "head": head(source, recipe.critic.head, fake, device)})
 
 
 def inputs(student: Student, source: Teacher) -> Inputs:
@@ -119,40 +102,3 @@ def check_times(recipe: Recipe, source: Teacher) -> None:
     """Raise UserError for student times that are not among the timesteps of a table."""
     where = place(recipe.places, "student.times")
     prefixed(f"{where}student.times: ", partial(check_table, source.schedule, recipe.student.times))
-
-
-def trainable(source: Teacher, recipe: Recipe, device: torch.device) -> nn.Module:
-    """A network of the teacher's that learns; one that reads the guidance scale if the student is to."""
-    if recipe.student.guidance is not None:
-        if source.guided_network is None:
-            where = place(recipe.places, "student.guidance")
-            what = f"a {recipe.teacher.use} student cannot read the scale"
-            raise UserError(f"{where}student.guidance: {what}; leave it out")
-        copy = source.guided_network()
-    else:
-        copy = deepcopy(source.network or source.denoiser)
-    return prepare(copy.train().requires_grad_(True), device, recipe.run, source.units)
-
-
-def head(source: Teacher, asked: Head, fake: nn.Module, device: torch.device) -> nn.Module:
-    """A fresh GAN head on what it is to read. Raises UserError for a depth that is not there."""
-    if asked.depths is None and asked.reads == "critic":
-        return source.head().to(device)
-    judge = source.denoiser if asked.reads == "teacher" else fake
-    found = shapes(source, judge, asked.depths, device)
-    return (Heads(found) if asked.depths is not None else head_for(found[0])).to(device)
-
-
-@torch.no_grad()
-def shapes(source: Teacher, judge: nn.Module, depths: tuple[int, ...] | None, device: torch.device) -> list[torch.Size]:
-    """Of the features at some depths of a network, or of its bottleneck alone."""
-    x, t = torch.zeros(2, *source.shape, device=device), torch.ones(2, device=device)
-    cond = {k: v.to(device) for k, v in source.encode([None, None])[1].items()}
-    if depths is None:
-        return [judge.features(x, t, cond).shape]  # type: ignore[operator]
-    try:
-        taps: list[Tensor] = judge.taps(x, t, cond, depths)  # type: ignore[operator]
-    except (IndexError, AttributeError):
-        found = f"{list(depths)} are not all depths of this network"
-        raise UserError(f"critic.head.depths: {found}; leave depths out") from None
-    return [h.shape for h in taps]

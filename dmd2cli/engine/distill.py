@@ -117,8 +117,13 @@ class DistillJob:
         measured = {name: balance.weight for name, balance in self.balances().items()}
         trained |= {"auto_weights": measured} if measured else {}
         sampler = FewStep(d.inputs.times, d.inputs.stochastic)
-        found = contract(d.teacher, self._named(), sampler, self.guidance(), trained)
+        found = contract(d.teacher, self._named(), sampler, self.guidance(), trained, self.lora())
         save_student(folder / "student", d.generator.best, found)
+
+    def lora(self) -> dict[str, Any] | None:
+        """What a student that is an adapter records of it."""
+        asked, targets = self.recipe.student.lora, self.distillation.teacher.lora_targets
+        return None if asked is None else {**asked.model_dump(), "targets": list(asked.targets or targets)}
 
     def _named(self) -> dict[str, Any]:
         """The plugins of the recipe that a student remembers."""

@@ -13,6 +13,7 @@ from dmd2cli.core.denoiser import bind
 from dmd2cli.core.random import Rng
 from dmd2cli.data.base import Batch, PairBatch
 from dmd2cli.engine.balance import REFERENCE, Balance
+from dmd2cli.engine.cut import Cut, through
 from dmd2cli.engine.inputs import Inputs
 from dmd2cli.engine.player import Player
 from dmd2cli.engine.turns import Turns
@@ -93,20 +94,22 @@ class Distillation:
         The samples of a step are made once, before the generator moves, and the critic trains on those.
         """
         rng, log, made = Rng(self.seed, step), dict[str, Tensor](), list[Sample]()
+        cut = Cut(self.nets_for)
 
         def generator_losses(batch: Batch) -> dict[str, Tensor]:           # a graph lives for one micro-batch only
-            s = self.student(batch, rng, grad=True)
+            s = cut(self.student(batch, rng, grad=True))
             made.append(s.detached())
             return self.losses("generator", s, rng)
 
         if self.turns.generator(step):
-            found = self.generator.update(generator_losses, batches, step, frozen=self.critics)
+            found = self.generator.update(generator_losses, batches, step, self.critics, cut.backward)
             log |= {f"generator/{name}": value for name, value in {**found, **self.balanced()}.items()}
         else:
             made = [self.student(batch, rng, grad=False) for batch in batches]
         if self.turns.critic(step):
             critic = self.critics[made[0].call if self.later else 0]
-            found = critic.update(lambda s: self.losses("critic", s, rng), made, step)
+            fake = self.nets_for(made[0].call).fake
+            found = critic.update(lambda s: self.losses("critic", s, rng), made, step, backward=through(fake))
             log |= {f"critic/{name}": value for name, value in found.items()}
         return log
 

@@ -71,17 +71,18 @@ class Player:
         batches: Sequence[MicroBatch],
         step: int,
         frozen: Sequence[Player] = (),
+        backward: Callable[[Tensor], None] = Tensor.backward,
     ) -> dict[str, Tensor]:
         """One optimiser step over the micro-batches of one global batch; returns the mean of every term.
 
         loss: terms whose sum is the objective, each a mean over its micro-batch. frozen: players whose
-        parameters must not collect a gradient meanwhile.
+        parameters must not collect a gradient meanwhile. backward: how the objective is differentiated.
         """
         total, log = sum(len(b) for b in batches), dict[str, Tensor]()
         with without_gradient(frozen):
             for batch in batches:
                 share, terms = len(batch) / total, loss(batch)
-                (share * torch.stack(list(terms.values())).sum()).backward()  # type: ignore[no-untyped-call]
+                backward(share * torch.stack(list(terms.values())).sum())
                 for name, value in terms.items():
                     log[name] = log.get(name, 0) + share * value.detach()
         log["gradient_norm"] = self._optimise(step)

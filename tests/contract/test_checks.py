@@ -382,7 +382,7 @@ class Brightness:
     def real(self, n, seed):
         if self.wrong == "random":
             return {"value": torch.rand(()).item()}
-        return {} if self.wrong == "real" else {"value": float(n + seed)}
+        return {"floor": 0.0} if self.wrong == "real" else {"value": float(n + seed)}
 
 
 IMAGES = torch.arange(9, dtype=torch.uint8).view(9, 1, 1, 1).expand(9, 3, 2, 2)

@@ -18,10 +18,11 @@ from dmd2cli.core.noise import Discrete, RectifiedFlow
 from dmd2cli.core.random import Numbered
 from dmd2cli.core.weighting import uniform
 from dmd2cli.data.labels import ClassLabels
-from dmd2cli.data.pair_files import Shard, fingerprint
-from dmd2cli.data.pairs import OPEN, Pairs
-from dmd2cli.engine.pair_folder import batched, missing
+from dmd2cli.data.pair_files import fingerprint
+from dmd2cli.data.pairs import Pairs
+from dmd2cli.data.shard_files import OPEN, Shard
 from dmd2cli.engine.pairs import make, maker
+from dmd2cli.engine.shard_folder import batched, missing
 from dmd2cli.errors import UserError
 from dmd2cli.protocols import Example, Teacher
 from dmd2cli.recipe import Recipe, load

@@ -39,6 +39,9 @@ class Walk:
     def preview(self, path):
         self.asked.append(("preview", int(path.stem.removeprefix("step-"))))
 
+    def close(self):
+        self.asked.append(("close", 0))
+
     def when(self, what):
         """The steps at which the trainer asked for something."""
         return [step for asked, step in self.asked if asked == what]

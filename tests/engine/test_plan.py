@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 
 from dmd2cli import registry
 from dmd2cli.cli import plan as command
-from dmd2cli.engine.plan import fit as plan_fit
 from dmd2cli.engine.distill import job
-from dmd2cli.engine.plan.plan import Question, plan
+from dmd2cli.engine.plan import fit as plan_fit
 from dmd2cli.engine.plan.cost import CARDS, Cost, cycle
 from dmd2cli.engine.plan.fit import largest, parse, sharded, taken, tries
 from dmd2cli.engine.plan.memory import memory
 from dmd2cli.engine.plan.networks import players
+from dmd2cli.engine.plan.plan import Question, plan
 from dmd2cli.errors import UserError
 from dmd2cli.recipe import load
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dmd2cli.engine.plan.networks import Cast, fake, players, size
+from dmd2cli.engine.networks import Networks
+from dmd2cli.engine.plan.networks import fake, players, size
 from dmd2cli.engine.plan.probe import Rehearsal, Rehearsed
 from dmd2cli.recipe import Recipe
 from dmd2cli.recipe_stages import Stage, staged
@@ -96,7 +97,7 @@ def memory(recipe: Recipe, kind: str) -> Memory:
     cast = players(stages[0].recipe, kind)
     averaged = any(stage.recipe.student.ema_halflife_images is not None for stage in stages)
     networks = accounts(cast, averaged, kind)
-    for module in cast.modules:
+    for module in (*cast.frozen, *cast.learners):
         fake(module, mode)
     known = dict[str, Rehearsed]()
     for stage in stages:
@@ -117,10 +118,12 @@ def same(recipe: Recipe) -> str:
     return json.dumps([losses, found["data"], student, found["bins"], found["run"]["batch"]], sort_keys=True)
 
 
-def accounts(cast: Cast, averaged: bool, kind: str) -> list[Network]:
+def accounts(cast: Networks, averaged: bool, kind: str) -> list[Network]:
     """The players' networks; the critics of several calls are named critic, critic-1, ..."""
-    teacher = cast.teacher.denoiser
-    found = [Network("teacher", count(teacher), size(teacher)), learner("generator", cast.generator, averaged, kind)]
+    first, *others = cast.frozen
+    found = [Network("teacher", count(first), size(first))]
+    found += [Network(f"base {i}", count(base), size(base)) for i, base in enumerate(others, 1)]
+    found.append(learner("generator", cast.generator, averaged, kind))
     if cast.teacher.network is not None:
         found.append(Network("start", count(cast.teacher.network), size(cast.teacher.network)))
     names = ["critic", *(f"critic-{call}" for call in range(1, len(cast.critics)))]

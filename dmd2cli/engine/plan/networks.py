@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial, update_wrapper
 from typing import Any
 
@@ -16,29 +15,15 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from dmd2cli import registry
 from dmd2cli.core.denoiser import Preconditioned
 from dmd2cli.engine import build, runtime
+from dmd2cli.engine.networks import Networks, networks
 from dmd2cli.errors import UserError
-from dmd2cli.protocols import Teacher
 from dmd2cli.recipe import Recipe
 from dmd2cli.recipe_yaml import place
 
 META = torch.device("meta")
 
 
-@dataclass(frozen=True)
-class Cast:
-    """Who plays: the teacher, the student, and a critic for all or for each of the student's calls."""
-
-    teacher: Teacher
-    generator: nn.Module
-    critics: Sequence[nn.ModuleDict]
-
-    @property
-    def modules(self) -> list[nn.Module]:
-        """All of them."""
-        return [self.teacher.denoiser, self.generator, *self.critics]
-
-
-def players(recipe: Recipe, kind: str) -> Cast:
+def players(recipe: Recipe, kind: str) -> Networks:
     """The networks of a recipe on the meta device, as on a device of some kind: cuda or cpu.
 
     The teacher's checkpoint is not read; a teacher function without `skeleton` cannot be planned. Raises UserError
@@ -49,13 +34,12 @@ def players(recipe: Recipe, kind: str) -> Cast:
     with absent_weights(recipe), META:
         source = build.teacher(plain, META)
         build.check_times(plain, source)
-        generator = build.trainable(source, plain, META)
-        calls = len(recipe.student.times) if recipe.critic.per_call else 1
-        found = Cast(source, generator, [build.judge(source, plain, META) for _ in range(calls)])
-    for part in (part for module in found.modules for part in module.modules()):
+        found = networks(plain, source, META)
+    for part in (part for module in (*found.frozen, *found.learners) for part in module.modules()):
         if isinstance(part, Preconditioned):
             part.autocast = dtype(recipe, kind)
-    runtime.store_teacher(source.denoiser, recipe.run)
+    for base in found.frozen:
+        runtime.store_teacher(base, recipe.run)
     return found
 
 
@@ -85,7 +69,7 @@ def fake(module: nn.Module, mode: FakeTensorMode) -> None:
     made: dict[int, Any] = {}
     for part in module.modules():
         for name, p in part._parameters.items():
-            if p is not None:
+            if p is not None and not isinstance(p, FakeTensor):
                 part._parameters[name] = made.setdefault(id(p), nn.Parameter(stand_in(p, mode), p.requires_grad))
         for name, b in part._buffers.items():
             if b is not None:

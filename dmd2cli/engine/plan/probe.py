@@ -15,20 +15,21 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
-from dmd2cli.core.denoiser import Cond, Denoiser
+from dmd2cli.core.denoiser import Cond
 from dmd2cli.core.random import Rng
 from dmd2cli.data.base import Batch, PairBatch
 from dmd2cli.engine import build
 from dmd2cli.engine.distillation import Distillation
+from dmd2cli.engine.networks import Networks
 from dmd2cli.engine.plan.curve import Curve, curve
-from dmd2cli.engine.plan.networks import Cast, size, stand_in
+from dmd2cli.engine.plan.networks import size, stand_in
 from dmd2cli.engine.plan.precision import as_on
 from dmd2cli.engine.plan.tape import Tape
 from dmd2cli.engine.plan.terms import networks_of
 from dmd2cli.engine.player import Player, without_gradient
 from dmd2cli.engine.terms import needs_data
 from dmd2cli.errors import UserError
-from dmd2cli.protocols import Loss, Nets, Sample
+from dmd2cli.protocols import Loss, Sample
 from dmd2cli.recipe import Recipe
 from dmd2cli.recipe_build import build as plugin
 
@@ -86,7 +87,7 @@ class Rehearsed:
 class Rehearsal:
     """The step of one stage on fake networks."""
 
-    def __init__(self, recipe: Recipe, players: Cast, mode: FakeTensorMode, kind: str) -> None:
+    def __init__(self, recipe: Recipe, players: Networks, mode: FakeTensorMode, kind: str) -> None:
         """players: made fake() under the mode. kind: of the device that is planned for, cuda or cpu."""
         self.recipe, self.mode, self.kind, self.left_out = recipe, mode, kind, dict[str, str]()
         with mode:
@@ -191,13 +192,10 @@ class Rehearsal:
         return tape
 
 
-def distillation(recipe: Recipe, players: Cast) -> Distillation:
+def distillation(recipe: Recipe, players: Networks) -> Distillation:
     """As build.distillation(), without the checks of terms, which compute; automatic weights are 1."""
     source, generator, critics = players.teacher, players.generator, players.critics
-    real, fake, ours = (cast(Denoiser, net) for net in (source.denoiser, critics[0]["fake"], generator))
-    reads, depths = recipe.critic.head.reads, recipe.critic.head.depths
-    places = (source.schedule, source.weighting, reads, depths, recipe.bins, source.decoders)
-    nets, run = Nets(real, fake, critics[0]["head"], ours, *places), recipe.run
+    nets, run = players.nets(recipe), recipe.run
     student, critic, *later = (Player(m, recipe.critic, run.steps, None) for m in (generator, *critics))
     losses: dict[str, Loss] = {name: plugin("losses", term, f"losses.{name}") for name, term in recipe.losses.items()}
     needs_data(recipe, losses)

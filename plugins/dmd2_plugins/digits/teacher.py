@@ -95,4 +95,5 @@ def wrap(denoiser: Preconditioned, details: Mapping[str, Any]) -> Teacher:
         conditions=tuple(range(CLASSES)),
         details=details,
         units=(Block,),
+        lora_targets=("conv1", "conv2", "affine", "embed.0", "embed.2"),
     )

@@ -1,0 +1,143 @@
+"""The networks of a distillation: the teacher's, and what starts as copies of it or as adapters on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from dmd2cli.adapters import Adapters, View
+from dmd2cli.core.denoiser import Denoiser
+from dmd2cli.core.heads import Heads, head_for
+from dmd2cli.core.random import Rng
+from dmd2cli.engine.runtime import prepare, store_teacher
+from dmd2cli.engine.terms import prefixed
+from dmd2cli.errors import UserError
+from dmd2cli.protocols import Nets, Teacher
+from dmd2cli.recipe import Recipe
+from dmd2cli.recipe_parts import Head, Lora
+from dmd2cli.recipe_yaml import place
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The teacher, the student, and a critic for all or for each of the student's calls."""
+
+    teacher: Teacher
+    generator: nn.Module
+    critics: Sequence[nn.ModuleDict]
+
+    @property
+    def learners(self) -> list[nn.Module]:
+        """What is trained."""
+        return [self.generator, *self.critics]
+
+    @property
+    def frozen(self) -> list[nn.Module]:
+        """What is not: the teacher's network, and the bases of adapters where they have their own."""
+        found = [base for module in (self.teacher.denoiser, *self.learners) for base in bases(module)]
+        own = [] if isinstance(self.teacher.denoiser, View) else [self.teacher.denoiser]
+        return list(dict.fromkeys([*own, *found]))
+
+    def nets(self, recipe: Recipe) -> Nets:
+        """As the loss terms see them."""
+        source, first, asked = self.teacher, self.critics[0], recipe.critic.head
+        real, fake, ours = (cast(Denoiser, net) for net in (source.denoiser, first["fake"], self.generator))
+        places = (source.schedule, source.weighting, asked.reads, asked.depths, recipe.bins, source.decoders)
+        return Nets(real, fake, first["head"], ours, *places)
+
+
+def networks(recipe: Recipe, source: Teacher, device: torch.device) -> Networks:
+    """Generator and critics starting as copies of the teacher, or as adapters. Raises UserError if they cannot."""
+    shared = Adapters(source.denoiser) if recipe.shared_base else None
+    source = replace(source, denoiser=View(shared, None)) if shared is not None else source
+    generator = trainable(source, recipe, device, "student", shared)
+    calls = len(recipe.student.times) if recipe.critic.per_call else 1
+    found = Networks(source, generator, [judge(source, recipe, device, call, shared) for call in range(calls)])
+    for base in found.frozen:                              # after the copies, of which some learn in float32
+        store_teacher(base, recipe.run)
+    if shared is not None:
+        prepare(shared.base, device, recipe.run, source.units)         # once more, with its adapters in place
+    return found
+
+
+def bases(module: nn.Module) -> Iterator[nn.Module]:
+    """The bases of the adapters in a module."""
+    yield from (part.adapters.base for part in module.modules() if isinstance(part, View))
+
+
+def judge(
+    source: Teacher, recipe: Recipe, device: torch.device, call: int, shared: Adapters | None = None
+) -> nn.ModuleDict:
+    """A critic: the fake score, a copy of the teacher, and a GAN head that is the same in every run of a seed."""
+    fake = trainable(source, recipe, device, f"critic-{call}" if call else "critic", shared)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(Rng(recipe.run.seed, 0).generator("head", torch.device("cpu")).initial_seed())
+        return nn.ModuleDict({"fake": fake, "head": head(source, recipe.critic.head, fake, device)})
+
+
+def trainable(
+    source: Teacher, recipe: Recipe, device: torch.device, name: str, shared: Adapters | None = None
+) -> nn.Module:
+    """A network of the teacher's that learns: a copy, or an adapter on a copy or on the shared base.
+
+    It reads the guidance scale if the student is to.
+    """
+    if (lora := (recipe.student if name == "student" else recipe.critic).lora) is not None:
+        return adapter(source, recipe, device, name, lora, shared)
+    if recipe.student.guidance is not None:
+        if source.guided_network is None:
+            where = place(recipe.places, "student.guidance")
+            what = f"a {recipe.teacher.use} student cannot read the scale"
+            raise UserError(f"{where}student.guidance: {what}; leave it out")
+        copy = source.guided_network()
+    else:
+        copy = deepcopy(source.network or source.denoiser)
+    return prepare(copy.train().requires_grad_(True), device, recipe.run, source.units)
+
+
+def adapter(
+    source: Teacher, recipe: Recipe, device: torch.device, name: str, lora: Lora, shared: Adapters | None
+) -> View:
+    """A network that learns as an adapter; its A is the same in every run of a seed. Raises UserError if it cannot."""
+    key = f"{'student' if name == 'student' else 'critic'}.lora"
+    where = f"{place(recipe.places, key)}{key}: "
+    if recipe.student.guidance is not None or source.network is not None:
+        raise UserError(f"{where}the student is not a copy of the teacher's network here; leave it out")
+    if not (lora.targets or source.lora_targets):
+        raise UserError(f"{where}this teacher names no layers for it; name some with {key}.targets")
+    adapters = shared or Adapters(deepcopy(source.denoiser))
+    seed = Rng(recipe.run.seed, 0).generator(f"lora/{name}", torch.device("cpu")).initial_seed()
+    found = list[View]()
+    prefixed(where, lambda: found.append(adapters.add(name, lora, source.lora_targets, seed)))
+    if shared is None:
+        prepare(adapters.base, device, recipe.run, source.units)
+    return found[0].train()
+
+
+def head(source: Teacher, asked: Head, fake: nn.Module, device: torch.device) -> nn.Module:
+    """A fresh GAN head on what it is to read. Raises UserError for a depth that is not there."""
+    if asked.depths is None and asked.reads == "critic":
+        return source.head().to(device)
+    judge = source.denoiser if asked.reads == "teacher" else fake
+    found = shapes(source, judge, asked.depths, device)
+    return (Heads(found) if asked.depths is not None else head_for(found[0])).to(device)
+
+
+@torch.no_grad()
+def shapes(source: Teacher, judge: nn.Module, depths: tuple[int, ...] | None, device: torch.device) -> list[torch.Size]:
+    """Of the features at some depths of a network, or of its bottleneck alone."""
+    x, t = torch.zeros(2, *source.shape, device=device), torch.ones(2, device=device)
+    cond = {k: v.to(device) for k, v in source.encode([None, None])[1].items()}
+    if depths is None:
+        return [judge.features(x, t, cond).shape]  # type: ignore[operator]
+    try:
+        taps: list[Tensor] = judge.taps(x, t, cond, depths)  # type: ignore[operator]
+    except (IndexError, AttributeError):
+        found = f"{list(depths)} are not all depths of this network"
+        raise UserError(f"critic.head.depths: {found}; leave depths out") from None
+    return [h.shape for h in taps]
