@@ -1,4 +1,4 @@
-"""dmd2 data: look at image data, and prepare them for training."""
+"""dmd2 data: look at image data, prepare them for training, encode them, and have a teacher make some."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(help="Check and prepare image data.", no_args_is_help=True, rich_markup_mode=None)
+from dmd2cli.cli import encoding
+
+app = typer.Typer(help="Check, prepare, encode and make data.", no_args_is_help=True, rich_markup_mode=None)
 
 Data = Annotated[str, typer.Argument(help="Folder, zip, npz, LMDB, tar shards, CIFAR-10's archive, save_to_disk.")]
 Split = Annotated[str, typer.Option(help="Of formats that have splits: train, test, ...")]
@@ -48,6 +50,8 @@ def prepare(
     filter: Annotated[str, typer.Option(help="lanczos, box, bicubic, or adm (Dhariwal & Nichol's).")] = "lanczos",
     crop: Annotated[str, typer.Option(help="center: the largest square; none: images are square.")] = "center",
     labels: Annotated[str, typer.Option(help="keep or none.")] = "keep",
+    captions: Annotated[bool, typer.Option("--captions", help="Keep captions too.")] = False,
+    column: encoding.Column = None,
     split: Split = "train",
     workers: Workers = None,
     shard_size: Annotated[int, typer.Option(help="Images in a tar.")] = 10_000,
@@ -67,9 +71,14 @@ def prepare(
     at_least(0, "--max-corrupt", max_corrupt)
     options = preparing.Options(size, filter, crop, labels)
     target = Target(out, shard_size)
-    found = preparing.prepare(open_source(raw, split), target, options, workers or cores(), max_corrupt)
+    source = open_source(raw, split, captions=column or captions)
+    found = preparing.prepare(source, target, options, workers or cores(), max_corrupt)
     words = "{out}: {images} images, {made} of them new, {left} left out as corrupt, {seconds:.1f} s"
     print(json.dumps(found) if as_json else words.format(**found, left=len(found["corrupt"])))
+
+
+app.command()(encoding.cache)
+app.command()(encoding.synth)
 
 
 def at_least(least: int, option: str, value: int | None) -> None:

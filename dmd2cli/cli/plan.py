@@ -21,9 +21,9 @@ def plan(
     """Say what a recipe takes of a GPU's memory and how long it runs. Opens no weights and no data."""
     import json
 
+    from dmd2cli.engine.plan.fit import parse
     from dmd2cli.engine.plan.plan import Question
     from dmd2cli.engine.plan.plan import plan as planned
-    from dmd2cli.engine.plan.fit import parse
     from dmd2cli.recipe import load
     from dmd2cli.recipe_build import check
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -29,6 +29,12 @@ def item(seed: int, stream: str, position: int, n: int) -> int:
     """Which of n items stands at a position of the endless stream of passes, each shuffled anew."""
     block, i = divmod(position, n * max(1, SHORT // n))
     return _order(seed, stream, block, n)[i]
+
+
+def condition(dataset: Dataset, i: int) -> Raw:
+    """The condition of item i, without reading the rest of it where the data set can."""
+    found: Callable[[int], Raw] | None = getattr(dataset, "condition", None)
+    return found(i) if found is not None else dataset[i].condition
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class Loader:
     prompts_of_real: bool = False
     """Samples are generated for the conditions of the real data of the same rows."""
     reader: Reader = field(default_factory=Reader)
-    """Reads the real data of the next step meanwhile, if it has workers."""
+    """Reads the data of the next step meanwhile, if it has workers."""
 
     def examples(self, dataset: Dataset, stream: str, positions: Sequence[int]) -> list[Example]:
         """The items at some positions of a stream; the next good one where an item is corrupt."""
@@ -98,23 +104,29 @@ class Loader:
         self.reader.close()
 
     def _batch(self, step: int, rows: slice, teacher: Teacher) -> Batch:
-        x, real_raw = self.reals(step, rows) if self.real is not None else (None, [])
-        raw = list(real_raw) if self.prompts_of_real else self._prompts(step, rows)
+        real = self._real(step, rows) if self.real is not None else []
+        asked = list(real) if self.prompts_of_real else self._prompts(step, rows)
         found, where = self._pairs(step, rows)
         if found and where:
             for row, example in zip(where, found, strict=True):
-                raw[row] = example.condition
-        cond, null = self._encode(teacher, raw)
-        real_cond = self._encode(teacher, real_raw)[0] if x is not None else {}
+                asked[row] = example
+        cond, null = self._encode(teacher, asked, self.real if self.prompts_of_real else self.prompts)
+        x, real_cond = (self._x(real), self._encode(teacher, real, self.real)[0]) if real else (None, {})
         pair = self._paired(found, where, teacher) if found else None
-        return Batch(rows, self.batch, cond, null, x, real_cond, raw, pair)
+        return Batch(rows, self.batch, cond, null, x, real_cond, [e.condition for e in asked], pair)
 
     def reals(self, step: int, rows: slice) -> tuple[Tensor, list[Raw]]:
         """Real samples (b, *d) of some rows of a step's global batch, and their conditions."""
+        found = self._real(step, rows)
+        return self._x(found), [e.condition for e in found]
+
+    def _real(self, step: int, rows: slice) -> list[Example]:
         assert self.real is not None
         real = self.real
-        found = self.reader.read(real, step, lambda s: self._items(real, "real", self._positions(s, rows)))
-        return self._to(torch.stack([e.x for e in found if e.x is not None])), [e.condition for e in found]
+        return self.reader.read(real, step, lambda s: self._items(real, "real", self._positions(s, rows)))
+
+    def _x(self, found: Sequence[Example]) -> Tensor:
+        return self._to(torch.stack([e.x for e in found if e.x is not None]))
 
     def _items(self, dataset: Dataset, stream: str, positions: Sequence[int]) -> list[int]:
         return [item(self.seed, stream, p, len(dataset)) for p in positions]
@@ -122,10 +134,11 @@ class Loader:
     def _positions(self, step: int, rows: slice) -> range:
         return range(step * self.batch + rows.start, step * self.batch + rows.stop)
 
-    def _prompts(self, step: int, rows: slice) -> list[Raw]:
+    def _prompts(self, step: int, rows: slice) -> list[Example]:
         if self.prompts is None:
-            return [None] * (rows.stop - rows.start)
-        return [e.condition for e in self.examples(self.prompts, "prompts", self._positions(step, rows))]
+            return [Example()] * (rows.stop - rows.start)
+        prompts = self.prompts
+        return self.reader.read(prompts, step, lambda s: self._items(prompts, "prompts", self._positions(s, rows)))
 
     def _pairs(self, step: int, rows: slice) -> tuple[list[Example], list[int]]:
         """The pairs that go with some rows, and which of these rows they are; spread evenly over the global batch."""
@@ -140,13 +153,21 @@ class Loader:
 
     def _paired(self, found: Sequence[Example], where: Sequence[int], teacher: Teacher) -> PairBatch:
         noise = torch.stack([e.noise for e in found if e.noise is not None])
-        x = torch.stack([e.x for e in found if e.x is not None])
-        cond = self._encode(teacher, [e.condition for e in found])[0]
+        cond = self._encode(teacher, found, None)[0]
         rows = self._to(torch.tensor(where)) if where else None
-        return PairBatch(self._to(noise), self._to(x), cond, rows)
+        return PairBatch(self._to(noise), self._x(found), cond, rows)
 
-    def _encode(self, teacher: Teacher, raw: Sequence[Raw]) -> tuple[Cond, Cond]:
-        cond, null = teacher.encode(raw)
+    def _encode(self, teacher: Teacher, found: Sequence[Example], of: Dataset | None) -> tuple[Cond, Cond]:
+        """(condition, null condition) of some examples: as they come with them, or by the teacher.
+
+        Encoded ones are stored in half precision, and become float32 on the device.
+        """
+        rows = [e.encoded for e in found if e.encoded is not None]
+        if rows and len(rows) == len(found):
+            blank: Mapping[str, Tensor] = of.null  # type: ignore[union-attr]
+            stored = {k: self._to(torch.stack([row[k] for row in rows])).float() for k in blank}
+            return stored, {k: self._to(v).float().expand_as(stored[k]) for k, v in blank.items()}
+        cond, null = teacher.encode([e.condition for e in found])
         return {k: self._to(v) for k, v in cond.items()}, {k: self._to(v) for k, v in null.items()}
 
     def _to(self, x: Tensor) -> Tensor:

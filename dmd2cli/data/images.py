@@ -1,4 +1,4 @@
-"""Data sets of real images: RGB in [-1, 1] with class labels, from files of many formats.
+"""Data sets of real images: RGB in [-1, 1] with class labels or captions, from files of many formats.
 
 Item i is a function of i. What is read and how is dmd2cli/data/sources; here are the options of a recipe.
 """
@@ -23,7 +23,7 @@ from dmd2cli.data.sources.lmdb_rows import LmdbRows
 from dmd2cli.data.sources.shards import Shards
 from dmd2cli.data.sources.source import Source, fingerprint, full_name, rgb
 from dmd2cli.errors import UserError
-from dmd2cli.protocols import Example
+from dmd2cli.protocols import Example, Raw
 
 
 @dataclass(kw_only=True, eq=False)
@@ -70,10 +70,24 @@ class ImageSet(ABC):
     def __getitem__(self, i: int) -> Example:
         if not 0 <= i < len(self):
             raise IndexError(f"image {i} of {len(self)}")
-        flipped, place = divmod(i, self.count)
-        k = place * len(self.source) // self.count
-        found = self.pixels(k)
-        return Example(to_model(found[:, :, ::-1] if flipped else found), self.class_of(k))
+        k, found = self.place(i), self.pixels(self.place(i))
+        return Example(to_model(found[:, :, ::-1] if i >= self.count else found), self.condition_of(k))
+
+    def place(self, i: int) -> int:
+        """Which image of the source item i is."""
+        return i % self.count * len(self.source) // self.count
+
+    def name(self, i: int) -> str:
+        """Item i as a person looks for it."""
+        return full_name(self.source, self.place(i))
+
+    def condition(self, i: int) -> Raw:
+        """Of item i, without its image."""
+        return self.condition_of(self.place(i))
+
+    def condition_of(self, k: int) -> Raw:
+        """Of image k of the source."""
+        return self.class_of(k)
 
     def pixels(self, k: int) -> UInt8[np.ndarray, "3 h w"]:
         """Image k of the source. Raises Corrupt if it cannot be read, UserError if its size is another."""
@@ -115,7 +129,27 @@ def to_model(pixels: UInt8[np.ndarray, "3 h w"]) -> Float[Tensor, "3 h w"]:
 
 
 @dataclass(kw_only=True, eq=False)
-class Images(ImageSet):
+class Captioned(ImageSet):
+    """What those have in common that may have captions.
+
+    captions: as conditions, in place of labels: true, or the name under which the data have them.
+    """
+
+    captions: bool | str = False
+
+    def __post_init__(self) -> None:
+        if self.captions is not False:
+            if self.classes is not None:
+                raise UserError("classes counts class labels, and captions takes captions; leave one of them out")
+            self.labels = False
+        super().__post_init__()
+
+    def condition_of(self, k: int) -> Raw:
+        return self.source.caption(k) if self.captions is not False else self.class_of(k)
+
+
+@dataclass(kw_only=True, eq=False)
+class Images(Captioned):
     """Images at a path, in any format that can be told from what is there.
 
     split: train, test, ... of formats that have splits.
@@ -125,7 +159,7 @@ class Images(ImageSet):
     split: str = "train"
 
     def opened(self) -> Source:
-        return open_source(self.path, self.split, self.labels)
+        return open_source(self.path, self.split, self.labels, self.captions)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -152,10 +186,11 @@ class Lmdb(ImageSet):
 
 
 @dataclass(kw_only=True, eq=False)
-class WebDataset(ImageSet):
+class WebDataset(Captioned):
     """Tar shards: a folder, a file, or a pattern with *, {000..012} or %06d.
 
-    image: extension of the images, null = any. label: extension of the members that hold a class number.
+    image: extension of the images, null = any. label: extension of the members that hold a class number. captions: an
+    extension, or a key in .json members; true = .txt, or one of the usual keys.
     """
 
     path: str
@@ -163,14 +198,14 @@ class WebDataset(ImageSet):
     label: str = "cls"
 
     def opened(self) -> Source:
-        return Shards(self.path, self.image, self.label if self.labels else None)
+        return Shards(self.path, self.image, self.label if self.labels else None, self.captions)
 
 
 @dataclass(kw_only=True, eq=False)
-class HuggingFace(ImageSet):
+class HuggingFace(Captioned):
     """A Hugging Face data set on this machine: a folder of save_to_disk or of data files, or a name in its cache.
 
-    image, label: columns. config: which of the set's configurations.
+    image, label: columns; captions: another. config: which of the set's configurations.
     """
 
     path: str
@@ -180,4 +215,5 @@ class HuggingFace(ImageSet):
     config: str | None = None
 
     def opened(self) -> Source:
-        return Hub(self.path, self.split, self.image, self.label if self.labels else None, self.config)
+        label = self.label if self.labels else None
+        return Hub(self.path, self.split, self.image, label, self.config, self.captions)

@@ -1,7 +1,8 @@
 """Prepared images as files that training reads: an EDM zip or folder, or WebDataset tars. The same bytes every time.
 
 Image i of the raw data is 00000/img00000000.png with i in place of the zeros (five digits of it in the folder), in a
-tar 00000000.png with its label in 00000000.cls. What was corrupt leaves a gap.
+tar 00000000.png with its label in 00000000.cls and its caption in 00000000.txt. What was corrupt leaves a gap.
+Captions of a zip or folder are in a metadata.jsonl as Hugging Face reads it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from dmd2cli.data.sources.captions import METADATA
 from dmd2cli.data.sources.labelled import LISTED
 from dmd2cli.errors import UserError
 
@@ -31,11 +33,12 @@ MADE = "made"
 
 @dataclass(frozen=True)
 class Record:
-    """A prepared image: number in the raw data, PNG file, label."""
+    """A prepared image: number in the raw data, PNG file, label, caption."""
 
     number: int
     png: bytes
     label: int | None
+    caption: str | None = None
 
     @property
     def name(self) -> str:
@@ -103,13 +106,21 @@ def listed(labels: Iterable[tuple[str, int | None]], made: Mapping[str, Any]) ->
     return json.dumps({"labels": pairs if known else None, MADE: made})
 
 
+def captioned(name: str, caption: str) -> str:
+    """A line of metadata.jsonl."""
+    return json.dumps({"file_name": name, "text": caption}, ensure_ascii=False) + "\n"
+
+
 def write_zip(target: Target, records: Iterable[Record], made: Mapping[str, Any]) -> None:
     """A zip whose members are stored as they are: PNG does not get smaller."""
-    new, labels = draft(target.path), list[tuple[str, int | None]]()
+    new, labels, captions = draft(target.path), list[tuple[str, int | None]](), list[str]()
     with zipfile.ZipFile(new, "w", zipfile.ZIP_STORED) as file:
         for record in records:
             file.writestr(zip_member(record.name), record.png)
             labels.append((record.name, record.label))
+            captions += [captioned(record.name, record.caption)] if record.caption is not None else []
+        if captions:
+            file.writestr(zip_member(METADATA), "".join(captions))
         file.writestr(zip_member(LISTED), listed(labels, made))
     os.replace(new, target.path)
 
@@ -123,13 +134,16 @@ def zip_member(name: str) -> zipfile.ZipInfo:
 
 def write_folder(target: Target, records: Iterable[Record], made: Mapping[str, Any]) -> None:
     """The files of the zip in a folder."""
-    new, labels = draft(target.path), list[tuple[str, int | None]]()
+    new, labels, captions = draft(target.path), list[tuple[str, int | None]](), list[str]()
     shutil.rmtree(new, ignore_errors=True)                             # of an earlier, interrupted write
     for folder, group in groupby(records, key=lambda record: record.name.partition("/")[0]):
         (new / folder).mkdir(parents=True)
         for record in group:
             (new / record.name).write_bytes(record.png)
             labels.append((record.name, record.label))
+            captions += [captioned(record.name, record.caption)] if record.caption is not None else []
+    if captions:
+        (new / METADATA).write_text("".join(captions), encoding="utf-8")
     (new / LISTED).write_text(listed(labels, made), encoding="utf-8")
     os.replace(new, target.path)
 
@@ -167,3 +181,5 @@ def tar_files(record: Record) -> Iterator[tuple[str, bytes]]:
     yield f"{record.number:08d}.png", record.png
     if record.label is not None:
         yield f"{record.number:08d}.cls", str(record.label).encode()
+    if record.caption is not None:
+        yield f"{record.number:08d}.txt", record.caption.encode()

@@ -1,8 +1,6 @@
-"""Noise-image pairs on disk ([DMD] Sec. 3.3): shards that say what they are, and a manifest of those in a folder.
+"""Noise-image pairs on disk ([DMD] Sec. 3.3): see shard_files for the layout of their folder.
 
-    pairs-000003000.safetensors    noise, x: float32 (n, *shape), of the pairs 3000, 3001, ...; its metadata has
-                                   their conditions and the contract, so that a shard copied elsewhere is enough
-    manifest.json                  the contract, the range that is wanted, size and SHA-256 of every shard there is
+    pairs-000003000.safetensors    noise, x: float32 (n, *shape)
 
 The contract is what pair i is a function of, besides i: teacher by name and options, its shape, schedule
 and fingerprint, sampler with all of its options, guidance, seed, prompts.
@@ -13,93 +11,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dmd2cli.core.noise import NoiseSchedule
-from dmd2cli.errors import UserError
+from dmd2cli.data.shard_files import Header, Kind
 from dmd2cli.protocols import Sampler, Teacher
 
-FORMAT = 1
-MANIFEST, METADATA = "manifest.json", "dmd2_pairs"
 SAMPLED = 64
 """Values of each tensor that a fingerprint reads: enough to tell networks apart, and cheap for gigabytes."""
 
 
-@dataclass(frozen=True)
-class Shard:
-    """A file with the pairs first ... first + n - 1, as a manifest lists it. size: of the file, in bytes."""
-
-    first: int
-    n: int
-    size: int
-    sha256: str
-
-    @property
-    def stop(self) -> int:
-        """The number after that of its last pair."""
-        return self.first + self.n
-
-    @property
-    def name(self) -> str:
-        """Its file in the folder."""
-        return shard_name(self.first)
+def whole(file: Any, header: Header) -> bool:
+    """Has a file noise and x for each of its conditions, in float32?"""
+    shape = [len(header["conditions"]), *header["contract"]["shape"]]
+    parts = [file.get_slice(name) for name in ("noise", "x")]
+    return all(part.get_shape() == shape and part.get_dtype() == "F32" for part in parts)
 
 
-def shard_name(first: int) -> str:
-    """The file whose first pair is number `first`."""
-    return f"pairs-{first:09d}.safetensors"
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder, its shards as Shard. UserError if there is none, it is cut, or of a newer dmd2."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of pairs; make it with dmd2 pairs RECIPE -o {folder} -n N")
-    if not (folder / MANIFEST).is_file():
-        raise UserError(f"{folder}: holds no pairs (no {MANIFEST}); make some with dmd2 pairs RECIPE -o {folder} -n N")
-    found = parse_manifest(folder)
-    if found is None:
-        raise UserError(f"{folder / MANIFEST}: cut short or changed; run dmd2 pairs again to write it anew")
-    return found
-
-
-def parse_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest, or None if it is not there or damaged. UserError if it is of a newer dmd2."""
-    try:
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        check_format(folder / MANIFEST, found["format"])
-        shards = [Shard(**shard) for shard in found["shards"]]
-        return {**found, "contract": dict(found["contract"]), "n": int(found["n"]), "shards": shards}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def read_header(path: Path) -> dict[str, Any] | None:
-    """What a shard says of itself: contract, first, conditions. None if it is damaged or something else.
-
-    Raises UserError if a newer dmd2 made it.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            found = json.loads((file.metadata() or {})[METADATA])
-            check_format(path, found["format"])
-            parts = [file.get_slice(name) for name in ("noise", "x")]
-            shape = [len(found["conditions"]), *found["contract"]["shape"]]
-            whole = all(part.get_shape() == shape and part.get_dtype() == "F32" for part in parts)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
-        return None
-    return found if whole and shard_name(found["first"]) == path.name else None
-
-
-def check_format(path: Path, version: int) -> None:
-    """Raise UserError if a newer dmd2 wrote this."""
-    if version > FORMAT:
-        raise UserError(f"{path}: pairs of format {version}, newer than this dmd2 reads; pip install -U dmd2cli")
+PAIRS = Kind("pairs", "pairs", "dmd2_pairs", 1, "dmd2 pairs", "RECIPE -o {} -n N", whole)
 
 
 # -- what makes two sets the same ------------------------------------------------------------------------------
@@ -108,13 +41,22 @@ def check_format(path: Path, version: int) -> None:
 def fingerprint(module: nn.Module) -> str:
     """SHA-256 over names, shapes and some values of every tensor of a module.
 
-    Values are rounded to bfloat16, so that a teacher loaded in bfloat16 has the fingerprint that it has in float32.
+    Values are rounded to bfloat16, so that a teacher loaded in bfloat16 has the fingerprint that it has in float32. A
+    base that adapters share has the fingerprint that it has without them.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors(module).items()):
         digest.update(f"{name} {tuple(tensor.shape)} ".encode())
         digest.update(_some(tensor).to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The state of a module; of a view of a base with adapters, the base's own state under its own names."""
+    adapters: Any = getattr(module, "adapters", None)
+    found: dict[str, Tensor] = (module if adapters is None else adapters.base).state_dict()
+    own = {name: tensor for name, tensor in found.items() if ".lora_" not in name}
+    return {name.replace(".base_layer.", "."): tensor for name, tensor in own.items()}
 
 
 def _some(tensor: Tensor) -> Tensor:

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping
-from functools import lru_cache
-from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-
 from dmd2cli import registry
-from dmd2cli.data.pair_files import Shard, difference, read_header, read_manifest, sampler_facts, teacher_facts
+from dmd2cli.data.pair_files import PAIRS, difference, sampler_facts, teacher_facts
+from dmd2cli.data.shard_files import Sharded
 from dmd2cli.errors import UserError
-from dmd2cli.protocols import Example, Raw, Teacher
-
-OPEN = 64
-"""Shards that are kept open; they are mapped, not read."""
+from dmd2cli.protocols import Example, Teacher
 
 
 class Pairs:
@@ -28,19 +20,11 @@ class Pairs:
     """
 
     def __init__(self, path: str, count: int | None = None) -> None:
-        self.folder = Path(path)
-        manifest = read_manifest(self.folder)
-        self.contract: Mapping[str, Any] = manifest["contract"]
-        self.shards: list[Shard] = [shard for shard in manifest["shards"] if self._there(shard)]
-        self.stops = list(accumulate(shard.n for shard in self.shards))
-        there = self.stops[-1] if self.stops else 0
-        if there < manifest["n"]:
-            wanted = manifest["n"]
-            raise UserError(f"{path}: {there} of {wanted} pairs are there; run dmd2 pairs again to finish")
+        self.stored = Sharded(path, PAIRS)
+        self.folder, self.contract, there = self.stored.folder, self.stored.contract, len(self.stored)
         if count is not None and not 1 <= count <= there:
             raise UserError(f"{path}: count: {there} pairs are there, got {count}; take fewer, or make more (-n)")
         self.count = count or there
-        self._open = lru_cache(OPEN)(self._opened)
 
     def __len__(self) -> int:
         return self.count
@@ -48,10 +32,8 @@ class Pairs:
     def __getitem__(self, i: int) -> Example:
         if not 0 <= i < self.count:
             raise IndexError(f"pair {i} of {self.count}")
-        shard = bisect_right(self.stops, i)
-        row = i - self.stops[shard] + self.shards[shard].n
-        file, conditions = self._open(shard)
-        return Example(file.get_slice("x")[row], conditions[row], file.get_slice("noise")[row])
+        file, row, condition = self.stored.find(i)
+        return Example(file.get_slice("x")[row], condition, file.get_slice("noise")[row])
 
     def check(self, teacher: Teacher, sampler: Mapping[str, Any], guidance: float) -> None:
         """Raise UserError unless these are pairs of this teacher, sampler ({"use": name, **options}) and guidance."""
@@ -68,15 +50,3 @@ class Pairs:
             raise UserError(f"{self.folder}: pairs made with {key} {old}, and here it is {new}; set it back, {anew}")
         whose = f"another teacher ({self.contract['teacher']['use']})"
         raise UserError(f"{self.folder}: pairs of {whose}: {key} {old:.12}, here {new:.12}; use that one, {anew}")
-
-    def _there(self, shard: Shard) -> bool:
-        path = self.folder / shard.name
-        return path.is_file() and path.stat().st_size == shard.size
-
-    def _opened(self, shard: int) -> tuple[Any, list[Raw]]:
-        """The tensors of a shard, mapped, and its conditions."""
-        path = self.folder / self.shards[shard].name
-        header = read_header(path)
-        if header is None:
-            raise UserError(f"{path}: damaged; run dmd2 pairs again to make it anew")
-        return safe_open(path, "pt"), header["conditions"]

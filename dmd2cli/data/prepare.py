@@ -56,7 +56,8 @@ class Options:
         image = squared(Image.fromarray(rgb(source, i)), self.size, name, self.filter, self.crop == "center")
         file = io.BytesIO()
         image.save(file, format="PNG", compress_level=0)       # fast to read, and the same bytes with any zlib
-        return Record(i, file.getvalue(), source.label(i) if self.labels == "keep" else None)
+        label = source.label(i) if self.labels == "keep" else None
+        return Record(i, file.getvalue(), label, source.caption(i))
 
 
 def prepare(
@@ -151,7 +152,8 @@ def write_part(source: Source, options: Options, folder: Path, part: range) -> l
         except Corrupt as err:
             bad.append(err)
     write(folder / f"{part.start:09d}.bin", b"".join(record.png for record in done))
-    facts = {"records": [[r.number, len(r.png), r.label] for r in done], "corrupt": [err.name for err in bad]}
+    rows = [[r.number, len(r.png), r.label, r.caption] for r in done]
+    facts = {"records": rows, "corrupt": [err.name for err in bad]}
     write(folder / f"{part.start:09d}.json", json.dumps(facts).encode())
     return bad
 
@@ -164,7 +166,7 @@ def listed(folder: Path, part: range) -> dict[str, Any]:
 def is_whole(folder: Path, part: range) -> bool:
     """Is a part there, from an earlier run?"""
     try:
-        size = sum(size for _, size, _ in listed(folder, part)["records"])
+        size = sum(size for _, size, _, _ in listed(folder, part)["records"])
         return (folder / f"{part.start:09d}.bin").stat().st_size == size
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -174,8 +176,8 @@ def records(folder: Path, parts: Sequence[range]) -> Iterator[Record]:
     """The images of all parts, in order."""
     for part in parts:
         with open(folder / f"{part.start:09d}.bin", "rb") as file:
-            for number, size, label in listed(folder, part)["records"]:
-                yield Record(number, file.read(size), label)
+            for number, size, label, caption in listed(folder, part)["records"]:
+                yield Record(number, file.read(size), label, caption)
 
 
 def write(path: Path, content: bytes) -> None:

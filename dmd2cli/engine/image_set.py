@@ -126,10 +126,11 @@ def zipped(found: ImageSet, path: Path) -> None:
 
 
 def records(found: ImageSet) -> Iterator[Record]:
-    """Every image as it is on disk, with its label if conditions are labels."""
+    """Every image as it is on disk, with its label or caption."""
     for number, condition in enumerate(found.raw):
         label = condition if isinstance(condition, int) else None
-        yield Record(number, file_of(found.folder, number).read_bytes(), label)
+        caption = condition if isinstance(condition, str) else None
+        yield Record(number, file_of(found.folder, number).read_bytes(), label, caption)
 
 
 def arrays(found: ImageSet, path: Path) -> None:

@@ -9,12 +9,12 @@ which depends on the size of a batch.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from dmd2cli.data.pair_files import FORMAT, METADATA, Shard, sampler_facts, shard_name, teacher_facts
-from dmd2cli.engine import build, checkpoint, trainer
-from dmd2cli.engine.pair_folder import batched, check_range, missing, survey, write_manifest
+from dmd2cli.data.pair_files import PAIRS, sampler_facts, teacher_facts
+from dmd2cli.engine import build
 from dmd2cli.engine.phases import as_dict, check_labels
+from dmd2cli.engine.shard_folder import Made, ShardFolder
 from dmd2cli.errors import UserError
 from dmd2cli.protocols import Dataset, Raw
 from dmd2cli.recipe import Recipe
 from dmd2cli.recipe_build import build as plugin
 from dmd2cli.recipe_yaml import place
 from dmd2cli.source import Source
-from dmd2cli.weights import save_weights
 
 
 @dataclass(frozen=True)
@@ -96,49 +95,23 @@ def matching_guidance(recipe: Recipe) -> float:
 def make(by: Maker, folder: Path, wanted: range, size: int) -> dict[str, Any]:
     """Make what is missing of the wanted pairs; returns {"out", "n", "made", "shards", "nfe", "seconds"}.
 
-    size: of a shard; shards end at its multiples. SIGINT and SIGTERM end the batch, keep it, and raise
-    KeyboardInterrupt. Raises UserError if the folder holds other pairs, or cannot be written.
+    size: of a shard. Raises KeyboardInterrupt and UserError as ShardFolder.fill does.
     """
-    trainer.check_folder(folder)
-    started, held = time.perf_counter(), survey(folder, by.contract)
-    check_range(folder, held, wanted)
-    there = sum(shard.n for shard in held)
-    with trainer.interruptible() as stop, progress(len(wanted), there) as show:
-        if held:                                   # else there is nothing to record yet, and nothing to contradict
-            write_manifest(folder, by.contract, wanted, size, held)
-        for part in list(missing(held, wanted, size)):
-            batches = until(stop, batched(part, size, by.batch))
-            held = sorted([*held, write_shard(by, folder, batches, show)], key=lambda shard: shard.first)
-            write_manifest(folder, by.contract, wanted, size, held)
-            if stop.signals:
-                n = sum(shard.n for shard in held)
-                print(f"{n} of {len(wanted)} pairs are there; the same command continues", file=sys.stderr)
-                raise KeyboardInterrupt
+    started = time.perf_counter()
+    found = ShardFolder(folder, PAIRS, by.contract).fill(wanted, size, by.batch, partial(shard, by), progress)
     cost = {"nfe": by.source.sampler.nfe, "seconds": round(time.perf_counter() - started, 3)}
-    return {"out": str(folder), "n": len(wanted), "made": len(wanted) - there, "shards": len(held), **cost}
+    return {"out": str(folder), **found, **cost}
 
 
-def until(stop: trainer.Stop, batches: Iterable[range]) -> Iterator[range]:
-    """The batches, up to the one during which someone asked to stop."""
-    for batch in batches:
-        yield batch
-        if stop.signals:
-            return
-
-
-def write_shard(by: Maker, folder: Path, batches: Iterable[range], show: Callable[[int], None]) -> Shard:
-    """Make the pairs of some batches, and write them as one file."""
+def shard(by: Maker, batches: Iterable[range], show: Callable[[int], None]) -> tuple[list[int], Made]:
+    """Make the pairs of some batches."""
     numbers, drawn = list[int](), list[tuple[Tensor, Tensor]]()
     for batch in batches:
         drawn.append(by.pairs(batch))
         numbers += batch
         show(len(batch))
     noise, x = (torch.cat(part) for part in zip(*drawn, strict=True))
-    conditions = by.conditions(numbers)
-    header = {"format": FORMAT, "contract": by.contract, "first": numbers[0], "conditions": conditions}
-    path = folder / shard_name(numbers[0])
-    save_weights({"noise": noise, "x": x}, path, {METADATA: json.dumps(header)})
-    return Shard(numbers[0], len(numbers), path.stat().st_size, checkpoint.sha256(path))
+    return numbers, ({"noise": noise, "x": x}, by.conditions(numbers))
 
 
 @contextmanager

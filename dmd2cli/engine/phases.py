@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dmd2cli import recipe_build
-from dmd2cli.data.base import Loader
+from dmd2cli.data.base import Loader, condition
 from dmd2cli.data.corrupt import fetch
 from dmd2cli.engine import build
 from dmd2cli.engine.distillation import Distillation, Terms
@@ -41,6 +41,7 @@ def phases(stages: Sequence[Stage], d: Distillation, device: torch.device) -> li
         of_real = recipe.data.prompts_of_real or "real" in (student.input, student.first_input)
         ours = terms(recipe, d.teacher, d.nets) if found else d.terms
         loader = build.loader(recipe.data, recipe.run, device, of_real, made)
+        check_encoded(recipe, d.teacher, loader)
         check_labels(recipe, d.teacher, loader.prompts)
         check_pairs(recipe, d.teacher, loader)
         check_real(recipe, d.teacher, loader.real)
@@ -83,18 +84,29 @@ def check_pairs(recipe: Recipe, teacher: Teacher, loader: Loader) -> None:
         prefixed(where, partial(check, teacher, as_dict(recipe.sampler), scale))
 
 
+def check_encoded(recipe: Recipe, teacher: Teacher, loader: Loader) -> None:
+    """Raise UserError if data that were encoded beforehand are another teacher's."""
+    for key, data in (("data.prompts", loader.prompts), ("data.real", loader.real)):
+        if (check := getattr(data, "check_teacher", None)) is not None:
+            prefixed(f"{place(recipe.places, key)}{key}: ", partial(check, teacher))
+
+
 def check_real(recipe: Recipe, teacher: Teacher, real: Dataset | None) -> None:
     """Raise UserError unless data.real has samples of the teacher's shape."""
     example = fetch(real, 0).example if real is not None and len(real) else None
+    where = f"{place(recipe.places, 'data.real')}data.real"
+    if example is not None and example.x is None:
+        raise UserError(f"{where}: has conditions alone, and real data are images or latents; use it as data.prompts")
     if example is not None and example.x is not None and tuple(example.x.shape) != teacher.shape:
         what = f"samples are {tuple(example.x.shape)}, and the teacher's are {tuple(teacher.shape)}"
-        where = f"{place(recipe.places, 'data.real')}data.real"
-        raise UserError(f"{where}: {what}; resize images with `dmd2 data prepare`")
+        latent = hasattr(teacher.decode, "latents")
+        advice = "encode images with `dmd2 data cache`" if latent else "resize images with `dmd2 data prepare`"
+        raise UserError(f"{where}: {what}; {advice}")
 
 
 def check_labels(recipe: Recipe, teacher: Teacher, prompts: Dataset | None) -> None:
     """Raise UserError if data.prompts holds a class that the teacher has not: now, not at the step that meets it."""
-    asked = {prompts[i].condition for i in range(min(len(prompts), 10_000))} if prompts is not None else set()
+    asked = {condition(prompts, i) for i in range(min(len(prompts), 10_000))} if prompts is not None else set()
     labels = sorted(label for label in asked if isinstance(label, int))
     try:
         if labels:

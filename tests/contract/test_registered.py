@@ -1,5 +1,6 @@
 """Every registered name of every kind keeps its protocol; a new name fails here until it has a case."""
 
+import encoders
 import image_files
 import pytest
 import torch
@@ -82,8 +83,10 @@ CASES = {
         ("gmm", {"classes": 5}),
         ("huggingface", {}),
         ("images", {}),
+        ("latents", {}),
         ("lmdb", {}),
         ("pairs", {}),
+        ("prompts", {"texts": ["a llama"]}),
         ("shapes", {"size": 8}),
         ("webdataset", {}),
     ],
@@ -152,7 +155,11 @@ def test_dataset(plugin, tmp_path):
         recipe = load("digits", ["sampler={use: ddim, steps: 2}"])
         make(maker(recipe, torch.device("cpu"), 0, None), tmp_path, range(5), 3)
         plugin = ("pairs", {"path": str(tmp_path)})
-    check_dataset(made("datasets", plugin), None if plugin[0] == "shapes" else made("teachers", teacher))
+    if plugin[0] == "latents":
+        path = encoders.lmdb_of_latents(tmp_path / "l", torch.randn(3, 4, 8, 8), ["a"] * 3)
+        plugin = ("latents", {"path": str(path)})
+    alone = plugin[0] in ("latents", "prompts", "shapes")
+    check_dataset(made("datasets", plugin), None if alone else made("teachers", teacher))
 
 
 @cases("rewards")

@@ -53,7 +53,7 @@ class Slow:
 
 
 def loader(data, workers=0, batch=8, micro=4, **more):
-    return Loader(0, batch, micro, CPU, Slow(7), data, reader=Reader(workers), **more)
+    return Loader(0, batch, micro, CPU, Slow(7, reads_files=False), data, reader=Reader(workers), **more)
 
 
 def threads():
@@ -101,6 +101,17 @@ def test_a_set_in_memory_is_not_read_ahead():
     data = Slow(64, reads_files=False)
     loader(data, workers=2)(0, TEACHER)
     assert len(data.read) == 8 and threads() == []
+
+
+def test_prompts_of_files_are_read_ahead_beside_the_real_data():
+    prompts, real = Slow(64), Slow(64)
+    load = Loader(0, 8, 8, CPU, prompts, real, reader=Reader(2))
+    seen = [load(step, TEACHER)[0] for step in range(2)]
+    plain = Loader(0, 8, 8, CPU, Slow(64), Slow(64))
+    assert all(b.raw == plain(step, TEACHER)[0].raw for step, b in enumerate(seen))
+    load.close()
+    for data in (prompts, real):
+        assert len(data.read) >= 16 and all(name.startswith("dmd2-read") for _, name in data.read)
 
 
 @pytest.mark.parametrize("workers", [0, 3])

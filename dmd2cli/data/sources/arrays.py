@@ -40,6 +40,9 @@ class Rows:
     def label(self, i: int) -> int | None:
         return int(self.labels[i]) if self.labels is not None else None
 
+    def caption(self, i: int) -> None:
+        return None
+
     def size(self, i: int) -> int:
         return self.images[0].size
 

@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from dmd2cli.data.corrupt import Corrupt
+from dmd2cli.data.sources.captions import Wanted, column
 from dmd2cli.data.sources.source import decode, extra
 from dmd2cli.errors import UserError
 
@@ -21,14 +22,15 @@ class Hub:
     """The images of one split, by position.
 
     path: a folder made by save_to_disk, a folder of data files, or the name of a set in the local cache.
-    image, label: names of the columns; without a label column of that name there are no labels. Raises UserError.
+    image, label: names of the columns; without a label column of that name there are no labels. captions: name of their
+    column, True = one of the usual names. Raises UserError.
     """
 
     format = "huggingface"
 
     def __init__(
         self, path: str, split: str = "train", image: str = "image", label: str | None = "label",
-        config: str | None = None,
+        config: str | None = None, captions: Wanted = False,
     ) -> None:
         self.where = path
         datasets, table = extra("datasets", "huggingface"), opened(path, split, config)
@@ -36,6 +38,8 @@ class Hub:
         if image not in columns:
             raise UserError(f"{path}: no column {image}; there are {', '.join(columns)}; set image to one of them")
         self.table = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+        self.text = column(columns, captions, path) if captions is not False else None
+        self.texts = table.select_columns([self.text]) if self.text is not None else None
         held = label if label in columns else None
         self.column, self.labels = image, class_numbers(table, held, path) if held is not None else None
         names = getattr(table.features[held], "names", None) if held is not None else None
@@ -49,6 +53,14 @@ class Hub:
 
     def label(self, i: int) -> int | None:
         return self.labels[i] if self.labels is not None else None
+
+    def caption(self, i: int) -> str | None:
+        if self.texts is None:
+            return None
+        found = self.texts[i][self.text]
+        if not isinstance(found, str):
+            raise UserError(f"{self.where}/{self.name(i)}: {self.text} is {found!r}, no text; name another column")
+        return found.strip()
 
     def size(self, i: int) -> int:
         return len(self.raw(i))

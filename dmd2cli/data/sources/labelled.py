@@ -6,12 +6,13 @@ import json
 import os
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from PIL import Image
 
 from dmd2cli.data.corrupt import Corrupt
+from dmd2cli.data.sources.captions import Captions, Wanted, of_container
 from dmd2cli.data.sources.containers import Container
 from dmd2cli.data.sources.source import SUFFIXES, decode
 from dmd2cli.errors import UserError
@@ -22,12 +23,13 @@ LISTED = "dataset.json"
 
 @dataclass(frozen=True)
 class Encoded:
-    """The image files of a container. members: which of its files they are. labels: one each, or None."""
+    """The image files of a container. members: which of its files they are. labels, captions: one each, or None."""
 
     container: Container
     members: Sequence[int]
     labels: Sequence[int] | None
     classes: Sequence[str] = ()
+    captions: Captions | None = None
 
     @property
     def format(self) -> str:
@@ -48,6 +50,9 @@ class Encoded:
     def label(self, i: int) -> int | None:
         return self.labels[i] if self.labels is not None else None
 
+    def caption(self, i: int) -> str | None:
+        return self.captions[i] if self.captions is not None else None
+
     def size(self, i: int) -> int:
         return self.container.size(self.members[i])
 
@@ -58,11 +63,19 @@ class Encoded:
         return decode(self.raw(i), f"{self.where}/{self.name(i)}")
 
 
-def encoded(container: Container, labels: bool = True) -> Encoded:
+def encoded(container: Container, labels: bool = True, captions: Wanted = False) -> Encoded:
     """The images of a container. labels: those of dataset.json if it has one, else of the folders its images are in.
 
-    Raises UserError for a dataset.json that cannot be read, or leaves some images out.
+    Raises UserError for a dataset.json or captions that cannot be read, or leave some images out.
     """
+    found = labelled(container, labels)
+    if captions is False or not len(found):
+        return found
+    return replace(found, captions=of_container(container, [container.names[k] for k in found.members], captions))
+
+
+def labelled(container: Container, labels: bool) -> Encoded:
+    """The images of a container with their labels."""
     names = container.names
     members = array("q", (k for k, name in enumerate(names) if os.path.splitext(name)[1].lower() in SUFFIXES))
     top = common_folder(names)

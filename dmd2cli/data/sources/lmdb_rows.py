@@ -91,6 +91,9 @@ class LmdbRows:
     def label(self, i: int) -> int | None:
         return int(self._labels[i]) if self.labelled else None
 
+    def caption(self, i: int) -> None:
+        return None
+
     @cached_property
     def _labels(self) -> Sequence[int]:
         """All labels, read at first use."""

@@ -1,4 +1,4 @@
-"""WebDataset: tar shards whose members of one base name belong together, an image and its label."""
+"""WebDataset: tar shards whose members of one base name belong together, an image and its label or caption."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import glob
 import os
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
 from PIL import Image
 
 from dmd2cli.data.corrupt import Corrupt
+from dmd2cli.data.sources.captions import Wanted, as_row, as_text, value
 from dmd2cli.data.sources.ranges import Ranges
 from dmd2cli.data.sources.source import SUFFIXES, decode
 from dmd2cli.data.sources.tar_index import Member, index
@@ -26,29 +27,35 @@ class Shards:
     """The images of tar shards by position: shard after shard, in the order within each.
 
     path: a tar, a folder of them, or a pattern with *, {000..012} or %06d. image: extension of the images, null = any.
-    label: extension of the members that hold a class number as text, None = not read. Raises UserError for a damaged
-    or missing shard, and for labels that some images lack.
+    label: extension of the members that hold a class number as text, None = not read. captions: extension of those
+    that hold a caption, or the key of it in .json members; True: .txt, or the usual keys. Raises UserError for a
+    damaged or missing shard, and for labels or captions that some images lack.
     """
 
     format = "webdataset"
     classes: Sequence[str] = ()
 
-    def __init__(self, path: str, image: str | None = None, label: str | None = "cls") -> None:
-        self.where, self._ranges = path, Ranges()
+    def __init__(
+        self, path: str, image: str | None = None, label: str | None = "cls", captions: Wanted = False
+    ) -> None:
+        self.where, self._ranges, self._wanted = path, Ranges(), captions
         self.shards = expand(path)
         self._shard, self._offset, self._size = array("q"), array("q"), array("q")
         self._names, self._labels = list[str](), array("q")
+        self._texts = list[Member]()
         lacking = None
         for number, shard in enumerate(self.shards):
-            for member, text in grouped(index(shard), image, label):
+            for member, others in grouped(index(shard), image):
                 self._shard.append(number)
                 self._offset.append(member.offset)
                 self._size.append(member.size)
                 self._names.append(member.name)
-                if text is None:
+                if label not in others:
                     lacking = lacking or f"{shard}/{member.name}"
                 else:
-                    self._labels.append(class_number(text, f"{shard}/{member.name}", label))
+                    self._labels.append(class_number(others[label].text, f"{shard}/{member.name}", label))
+                if captions is not False:
+                    self._texts.append(text_member(others, captions, f"{shard}/{member.name}"))
         if lacking and self._labels:
             raise UserError(f"{lacking}: has no .{label} member, others have; add it, or set labels=false")
 
@@ -65,13 +72,25 @@ class Shards:
         return self._size[i]
 
     def raw(self, i: int) -> bytes:
+        return self._read(i, self._names[i], self._offset[i], self._size[i])
+
+    def caption(self, i: int) -> str | None:
+        if not self._texts:
+            return None
+        member = self._texts[i]
+        where = f"{self.shards[self._shard[i]]}/{member.name}"
+        text = as_text(self._read(i, member.name, member.offset, member.size), where)
+        return value(as_row(text, where), keys(self._wanted), where) if member.name.endswith(".json") else text
+
+    def _read(self, i: int, name: str, offset: int, size: int) -> bytes:
+        """A member of the shard of item i."""
         shard = self.shards[self._shard[i]]
         try:
-            found = self._ranges.read(shard, self._offset[i], self._size[i])
+            found = self._ranges.read(shard, offset, size)
         except OSError as err:
-            raise Corrupt(f"{shard}/{self._names[i]}", err.strerror or str(err)) from err
-        if len(found) != self._size[i]:
-            raise Corrupt(f"{shard}/{self._names[i]}", "the shard ends inside it")
+            raise Corrupt(f"{shard}/{name}", err.strerror or str(err)) from err
+        if len(found) != size:
+            raise Corrupt(f"{shard}/{name}", "the shard ends inside it")
         return found
 
     def image(self, i: int) -> Image.Image:
@@ -100,14 +119,28 @@ def expand(path: str) -> list[str]:
     return found
 
 
-def grouped(members: Sequence[Member], image: str | None, label: str | None) -> Iterator[tuple[Member, str | None]]:
-    """(image, text of its label) of every group of members with one base name."""
+def grouped(members: Sequence[Member], image: str | None) -> Iterator[tuple[Member, dict[str | None, Member]]]:
+    """(image, members by extension) of every group of members with one base name that has an image."""
     for _, group in groupby(members, key=lambda member: split(member.name)[0]):
-        parts = {split(member.name)[1]: member for member in group}
+        parts: dict[str | None, Member] = {split(member.name)[1]: member for member in group}
         wanted = [image] if image is not None else [kind for kind in parts if f".{kind}" in SUFFIXES]
         found = next((parts[kind] for kind in wanted if kind in parts), None)
         if found is not None:
-            yield found, parts[label].text if label is not None and label in parts else None
+            yield found, parts
+
+
+def text_member(parts: Mapping[str | None, Member], wanted: Wanted, where: str) -> Member:
+    """Which of the members of an image holds its caption. Raises UserError if none does."""
+    kinds = [wanted, "json"] if isinstance(wanted, str) else ["txt", "json"]
+    for kind in kinds:
+        if kind in parts:
+            return parts[kind]
+    raise UserError(f"{where}: has no caption, neither .{' nor .'.join(dict.fromkeys(kinds))}; add it")
+
+
+def keys(wanted: Wanted) -> Wanted:
+    """The key of a caption in a .json member; the usual ones where only the extension was named."""
+    return True if wanted == "json" else wanted
 
 
 def split(name: str) -> tuple[str, str]:

@@ -44,6 +44,9 @@ class Source(Protocol):
     def label(self, i: int) -> int | None:
         """Class of item i, None if it has none."""
 
+    def caption(self, i: int) -> str | None:
+        """What item i shows, if captions are read. Raises Corrupt if it cannot be read."""
+
     def size(self, i: int) -> int:
         """Bytes that item i takes, as stored."""
 
@@ -95,7 +98,7 @@ def full_name(source: Source, i: int) -> str:
 
 
 def fingerprint(source: Source) -> str:
-    """SHA-256 over names, sizes and labels of all items and over the bytes of SAMPLED of them, evenly spaced.
+    """SHA-256 over names, sizes and labels of all items and over bytes and captions of SAMPLED of them, evenly spaced.
 
     The same for the same files in a folder, a zip or somewhere else on the disk.
     """
@@ -104,7 +107,8 @@ def fingerprint(source: Source) -> str:
         digest.update(f"{source.name(i)}\0{source.size(i)}\0{source.label(i)}\n".encode())
     for k in range(min(n, SAMPLED)):
         try:
-            digest.update(source.raw(k * n // min(n, SAMPLED)))
+            digest.update(source.raw(i := k * n // min(n, SAMPLED)))
+            digest.update((source.caption(i) or "").encode())
         except Corrupt:
             digest.update(b"corrupt")
     return digest.hexdigest()
