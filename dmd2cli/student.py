@@ -102,11 +102,12 @@ class Student:
         trained = self.contract["guidance"]
         scale = self.source.guidance if isinstance(trained, Mapping) else trained
         draw = registry.load("samplers", sampler.pop("use"))(**sampler)
-        return Source(teacher, teacher.denoiser.to(device), draw, scale)
+        return Source(moved(teacher, device), teacher.denoiser.to(device), draw, scale)
 
     def to(self, device: torch.device | str) -> Student:
         """Move its network, in place."""
         self.source.network.to(device)
+        moved(self.source.teacher, device)
         return self
 
 
@@ -181,10 +182,18 @@ def load_student(ref: str | Path, device: torch.device | str = "cpu") -> Student
         teacher = registry.load("teachers", contract["teacher"]["use"])(skeleton=contract["details"])
         network = skeleton(teacher, isinstance(range_, Mapping)).eval().requires_grad_(False).to(device)
         fit_weights(network, read_weights(path), str(path))
+    moved(teacher, device)
     draw = FewStep(tuple(sampler["times"]), sampler.get("stochastic", True))
     if not isinstance(range_, Mapping):
         return Student(Source(teacher, network, draw), contract)
     return Student(Source(teacher, network, draw, range_["default"], reads_scale=True), contract)
+
+
+def moved(teacher: Teacher, device: torch.device | str) -> Teacher:
+    """A teacher with what stands behind its encode and decode on a device."""
+    for helper in teacher.helpers:
+        helper.to(device)
+    return teacher
 
 
 def adapted(contract: Mapping[str, Any], path: Path, device: torch.device | str) -> tuple[Teacher, nn.Module]:

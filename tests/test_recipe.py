@@ -205,19 +205,10 @@ def test_a_missing_file_is_answered_with_the_nearest_packaged_name(packaged, wri
     )
 
 
-AHEAD = {"sd15-dmd-table5": "sd15"}
-"""Recipes that are ported ahead of their teacher: only their tiers run."""
-
-
 def test_every_packaged_recipe_and_each_of_its_tiers_loads_and_names_what_is_installed():
     names = list(recipe_files.packaged())
     assert names
     for name in names:
         tiers = recipe_files.read(recipe_files.find(name)).data.get("tiers", {})
         for overrides in ([], *([f"tier={tier}"] for tier in tiers)):
-            found = load_any(name, overrides)
-            if overrides or name not in AHEAD:
-                check(found)
-            else:
-                with pytest.raises(UserError, match=f"unknown teacher '{AHEAD[name]}'"):
-                    check(found)
+            check(load_any(name, overrides))

@@ -3,6 +3,7 @@
 import encoders
 import image_files
 import pytest
+import tiny_pipelines
 import torch
 from dmd2_plugins.digits.data import images, to_uint8
 from dmd2_plugins.toy.mixture import mixture
@@ -30,6 +31,7 @@ from dmd2cli.testing_extractor import check_extractor
 
 CASES = {
     "teachers": [
+        ("diffusers", {"resolution": 16, "text_tokens": 9}),
         ("digits", {}),
         ("edm", {"preset": "tiny-adm"}),
         ("edm", {"preset": "tiny-ddpmpp"}),
@@ -37,6 +39,8 @@ CASES = {
         ("gmm", {"pretrain_steps": 50}),
         ("gmm", {"schedule": "ddpm", "classes": 5, "pretrain_steps": 0}),
         ("gmm", {"schedule": "flow", "layout": "ring8", "pretrain_steps": 0}),
+        ("sd15", {}),
+        ("sdxl", {}),
     ],
     "losses": [
         ("denoising", {}),
@@ -61,13 +65,16 @@ CASES = {
     "samplers": [
         ("ddim", {"steps": 1}),
         ("ddim", {"steps": 7}),
+        ("dpmpp", {"steps": 7}),
         ("edm_sde", {"steps": 7}),
+        ("euler", {"steps": 7}),
         ("few_step", {"times": (1.0,)}),
         ("few_step", {"times": (1.0, 0.7, 0.2)}),
         ("few_step", {"times": (1.0, 0.7, 0.2), "stochastic": False}),
         ("heun", {"steps": 1}),
         ("heun", {"steps": 7}),
         ("pndm", {"steps": 7}),
+        ("unipc", {"steps": 7}),
     ],
     "weightings": [
         (name, {})
@@ -123,9 +130,16 @@ def made(kind, plugin):
     return registry.load(kind, name)(**options)
 
 
+PIPELINES = {"sd15": tiny_pipelines.sd15, "sdxl": tiny_pipelines.sdxl, "diffusers": tiny_pipelines.sd3}
+
+
 @cases("teachers")
-def test_teacher(plugin):
-    check_teacher(made("teachers", plugin))
+def test_teacher(plugin, tmp_path):
+    name, options = plugin
+    if name in PIPELINES:
+        PIPELINES[name](tmp_path / "pipe")
+        options = {**options, "model": str(tmp_path / "pipe")}
+    check_teacher(made("teachers", (name, options)))
 
 
 @cases("losses")

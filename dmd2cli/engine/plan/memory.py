@@ -97,7 +97,7 @@ def memory(recipe: Recipe, kind: str) -> Memory:
     cast = players(stages[0].recipe, kind)
     averaged = any(stage.recipe.student.ema_halflife_images is not None for stage in stages)
     networks = accounts(cast, averaged, kind)
-    for module in (*cast.frozen, *cast.learners):
+    for module in (*cast.frozen, *cast.learners, *cast.teacher.helpers):
         fake(module, mode)
     known = dict[str, Rehearsed]()
     for stage in stages:

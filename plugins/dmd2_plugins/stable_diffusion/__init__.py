@@ -1,1 +1,1 @@
-"""Stable Diffusion: what its teachers are sampled with."""
+"""Stable Diffusion, SDXL and other pipelines of diffusers: teachers, and the schedulers they are sampled with."""

@@ -1,4 +1,4 @@
-"""Schedulers of diffusers as samplers: pndm made [DMD]'s pairs of Stable Diffusion 1.5, in 50 steps."""
+"""Schedulers of diffusers as samplers: pndm made [DMD]'s pairs of Stable Diffusion 1.5, euler [DMD2]'s of SDXL."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ from dmd2cli.samplers import ode
 
 LEADING = {"timestep_spacing": "leading", "steps_offset": 1}
 """Stable Diffusion's published spacing: timesteps 981, 961, ... 1 of 1,000 for 50 steps."""
+TRAILING = {"timestep_spacing": "trailing", "prediction_type": "sample"}
+"""From the last timestep, 999, 979, ... 19, to clean data; [DMD2]'s pairs of SDXL."""
+LEAST = 2**-24
+"""alpha^2 of a last timestep that is pure noise, as diffusers has it: its ratio to sigma^2 must be finite."""
 
 
 @dataclass(frozen=True)
 class Scheduled:
-    """A deterministic scheduler that predicts noise, on schedules that are a table of timesteps.
+    """A deterministic scheduler on schedules that are a table of timesteps.
 
     steps: what the scheduler's set_timesteps is given. A subclass names the scheduler and is its own registered name.
     """
@@ -35,10 +39,12 @@ class Scheduled:
     """Its configuration besides the table."""
     extra: ClassVar[int] = 0
     """Network calls beyond one a step."""
+    least: ClassVar[int] = 2
+    """Steps that it can do with."""
 
     def __post_init__(self) -> None:
-        if self.steps < 2:
-            raise UserError(f"{self._name}: steps must be at least 2, got {self.steps}")
+        if self.steps < self.least:
+            raise UserError(f"{self._name}: steps must be at least {self.least}, got {self.steps}")
 
     @property
     def nfe(self) -> int:
@@ -55,8 +61,9 @@ class Scheduled:
             seen = scheduler.scale_model_input(x_t, index)
             t = noise.new_full((len(noise),), (int(index) + 1) / n)
             alpha, sigma = scales(schedule, t, seen)
-            eps = (seen - alpha * ode.call(denoise, seen, t, noise.dtype)) / sigma
-            x_t = exact(scheduler.step(eps, index, x_t).prev_sample)
+            x_hat = ode.call(denoise, seen, t, noise.dtype)
+            predicted = x_hat if scheduler.config.prediction_type == "sample" else (seen - alpha * x_hat) / sigma
+            x_t = exact(scheduler.step(predicted, index, x_t).prev_sample)
         return x_t.to(noise.dtype)
 
     @property
@@ -72,6 +79,7 @@ class Scheduled:
             raise UserError(f"{self._name}: steps must be below the {len(table)} timesteps, got {self.steps}")
         import diffusers
 
+        table = table.clamp(min=LEAST)
         before = table.new_ones(len(table))
         before[1:] = table[:-1]
         betas = (1 - table / before).tolist()
@@ -89,3 +97,28 @@ class Pndm(Scheduled):
     scheduler = "PNDMScheduler"
     settings = LEADING | {"skip_prk_steps": True, "set_alpha_to_one": False}
     extra = 1
+
+
+class Euler(Scheduled):
+    """Euler's method in sigma / alpha from the last timestep to clean data, which is DDIM (Song et al. 2021)."""
+
+    scheduler = "EulerDiscreteScheduler"
+    settings = TRAILING
+    ends_at_table = False
+    least = 1
+
+
+class Dpmpp(Scheduled):
+    """DPM-Solver++ of second order, multistep (Lu et al. 2022, Alg. 2), from the last timestep to clean data."""
+
+    scheduler = "DPMSolverMultistepScheduler"
+    settings = TRAILING | {"algorithm_type": "dpmsolver++", "final_sigmas_type": "zero"}
+    ends_at_table = False
+
+
+class Unipc(Scheduled):
+    """UniPC of second order (Zhao et al. 2023, Alg. 5 to 8), from the last timestep to clean data."""
+
+    scheduler = "UniPCMultistepScheduler"
+    settings = TRAILING | {"final_sigmas_type": "zero"}
+    ends_at_table = False
