@@ -5,7 +5,6 @@ from pydantic import ValidationError
 from written import GOOD, PRETRAIN, refusal
 
 from dmd2cli import recipe_files, registry
-from dmd2cli.errors import UserError
 from dmd2cli.recipe import PretrainRecipe, Use, differences, dump, load, load_any, schema
 from dmd2cli.recipe_build import check
 

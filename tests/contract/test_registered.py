@@ -14,8 +14,8 @@ from dmd2cli import registry
 from dmd2cli.core.random import Rng
 from dmd2cli.engine.distill import job
 from dmd2cli.engine.pairs import make, maker
-from dmd2cli.recipe import load
 from dmd2cli.images import save_singles
+from dmd2cli.recipe import load
 from dmd2cli.student import load_student
 from dmd2cli.testing import (
     check_dataset,
