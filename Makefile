@@ -20,7 +20,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/dmd2 demo -o runs/quickstart
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-slow: $(VENV)/installed-dev $(VENV)/installed-docs
 	$(BIN)/python -m pytest -m slow
