@@ -166,6 +166,7 @@ def test_a_process_that_is_interrupted_while_it_reads_ahead_ends():
     code = (
         f"import os, signal, sys; sys.path[:0] = [r'{HERE}', r'{HERE.parent}']\n"
         "from test_reader import *\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"          # a background shell ignores it
         "load = loader(Slow(10**6, wait=0.05), workers=2, batch=40, micro=40)\n"
         "load(0, TEACHER)\n"
         "os.kill(os.getpid(), signal.SIGINT)\n"
