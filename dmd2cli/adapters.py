@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -150,6 +151,16 @@ class View(nn.Module):
         """Load what weights() gave. Raises UserError for other names or shapes."""
         names = {as_peft(name): name for name in self.state_dict()}
         fit_weights(self, {names.get(name, name): tensor for name, tensor in tensors.items()}, where)
+
+
+def merged(view: View) -> nn.Module:
+    """A copy of the base with the adapter merged into it: plain layers, as programs without adapters read them."""
+    base = deepcopy(view.use())
+    for path, layer in [found for found in base.named_modules() if isinstance(found[1], LoraLayer)]:
+        if view.name is not None:
+            layer.merge(adapter_names=[view.name])
+        base.set_submodule(path, layer.get_base_layer())
+    return base
 
 
 def as_peft(name: str) -> str:

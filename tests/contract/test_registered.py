@@ -109,7 +109,7 @@ CASES = {
     ],
     "extractors": [("digits", {}), ("inception-clean", {}), ("inception-edm", {}), ("tiny", {})],
     "converters": [("edm", {}), ("edm-student", {})],
-    "exporters": [("safetensors", {}), ("torch-export", {})],
+    "exporters": [(n, {}) for n in ("comfyui", "diffusers", "lora", "onnx", "safetensors", "torch-export")],
     "pretraining": [("digits-classifier", {}), ("digits-teacher", {})],
 }  # fmt: skip
 
@@ -218,6 +218,8 @@ def test_extractor(plugin):
     ids=lambda changes: "-".join(changes),
 )
 def test_exporter(plugin, changes, tmp_path):
+    if plugin[0] not in ("safetensors", "torch-export"):
+        pytest.skip("for Stable Diffusion alone: tests/export")
     recipe = load("digits", ["run.batch=4", *changes])
     job(recipe, torch.device("cpu")).publish(tmp_path / "run", 0)
     check_exporter(registry.load("exporters", plugin[0]), load_student(tmp_path / "run"), tmp_path / "out")

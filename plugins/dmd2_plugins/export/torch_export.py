@@ -7,22 +7,23 @@ one integer tensor `labels` (b,), for a student that reads the guidance scale th
 one unit-normal tensor (b, *shape) for every network call but the first, unless the student's sampler is the ODE.
 The batch is free from 1 on. The contract travels in the archive as dmd2.json, and
 OUT.example.safetensors holds inputs with the images they must give.
+
+Of students that read text it is the network alone: see torch_network.py.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dmd2_plugins.export import torch_network
 from dmd2_plugins.export.compare import largest_difference
+from dmd2_plugins.export.program import archive, program, save_example, shapes
 from dmd2cli.core.denoiser import SCALE
 from dmd2cli.core.random import Numbered
 from dmd2cli.errors import UserError
@@ -53,7 +54,7 @@ class Sampling(nn.Module):
         self.reads_scale, self.stochastic = student.source.reads_scale, stochastic(student)
         every = list(self.teacher.conditions)
         if every and every != list(range(len(every))):
-            raise UserError("torch-export: only unconditional and class-conditional students can be exported so far")
+            raise UserError("torch-export: only classes numbered from 0 on can be exported; choose safetensors")
         self.names = list(self.teacher.encode(every)[0]) if every else []
         for name in self.names:
             self.register_buffer(f"table_{name}", self.teacher.encode(every)[0][name])
@@ -86,22 +87,21 @@ def inputs(student: Student, n: int, seed: int = 0) -> dict[str, Tensor]:
 
 def export(student: Student, out: Path) -> Mapping[str, Any]:
     """Write out (.pt2) and its example; the loaded graph must draw the student's own pixels, up to rounding."""
+    if conditioned_on_text(student):
+        return torch_network.export(student, out)
     example = inputs(student, 16)
     batch = torch.export.Dim("batch", min=1)
-    first, *more = [{0: batch} for _ in example]
-    shapes = (first, tuple(more)) if more else (first,)
-    with torch.no_grad():
-        program = torch.export.export(Sampling(student), tuple(example.values()), dynamic_shapes=shapes)
-    contract = {**student.contract, "inputs": {k: [*["batch"], *v.shape[1:]] for k, v in example.items()}}
-    draft = out.with_name(f".{out.name}.tmp.pt2")
-    try:
-        torch.export.save(program, draft, extra_files={"dmd2.json": json.dumps(contract)})
-        check = inputs(student, 5, seed=1)
+    graph = program(Sampling(student), example, batch)
+    contract = {**student.contract, "inputs": shapes(example)}
+    check, images = inputs(student, 5, seed=1), student(n=5, seed=1)
+    with archive(graph, contract, out) as draft:
         drawn = torch.export.load(draft).module()(*check.values())
-        difference = largest_difference(drawn, student(n=5, seed=1), out, allowed=1)
-        os.replace(draft, out)
-    finally:
-        draft.unlink(missing_ok=True)
-    beside = out.with_name(f"{out.stem}.example.safetensors")
-    save_file({**check, "images": student(n=5, seed=1).contiguous()}, beside)
-    return {"file": str(out), "inputs": list(example), "example": str(beside), "max_pixel_difference": difference}
+        difference = largest_difference(drawn, images, out, allowed=1)
+    beside = save_example(out, {**check, "images": images})
+    return {"file": str(out), "inputs": list(example), "example": beside, "max_pixel_difference": difference}
+
+
+def conditioned_on_text(student: Student) -> bool:
+    """Whether its conditions cannot be listed."""
+    teacher = student.source.teacher
+    return not teacher.conditions and bool(teacher.encode([None])[0])

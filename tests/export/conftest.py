@@ -1,0 +1,37 @@
+"""Tiny students by name, each made once."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+
+pytest.importorskip("diffusers")
+
+import tiny_pipelines as tiny
+import tiny_students
+
+MADE = {
+    "sd15": lambda folder: tiny.sd15(folder),
+    "sd15-v": lambda folder: tiny.sd15(folder, prediction="v_prediction", zero_snr=True),
+    "sdxl": lambda folder: tiny.sdxl(folder),
+}
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """Name -> folder of the pipeline."""
+    made = {}
+
+    def folder(name):
+        if name not in made:
+            made[name] = str(MADE[name](tmp_path_factory.mktemp(name) / "pipe"))
+        return made[name]
+
+    return folder
+
+
+@pytest.fixture
+def distilled(model):
+    """Name, options -> a student."""
+    return lambda name, *args, **options: tiny_students.student(model(name), name[:4], *args, **options)
