@@ -176,7 +176,9 @@ def test_a_teacher_of_no_recipe_or_without_steps_is_refused(here, refused):
 
 def test_an_unknown_exporter_is_answered_with_the_known_ones(here, refused, tiny):
     said = refused("export", tiny, "--format", "onxx", "-o", "out")
-    assert said.startswith("exporter 'onxx' is not installed; choose from safetensors, torch-export")
+    assert said.startswith("exporter 'onxx' is not installed; did you mean 'onnx'?")
+    said = refused("export", tiny, "--format", "floppy", "-o", "out")
+    assert said.startswith("exporter 'floppy' is not installed; choose from comfyui, diffusers, lora, onnx, safetensors")
 
 
 # -- places that cannot be written -----------------------------------------------------------------------------
