@@ -111,7 +111,8 @@ class View(nn.Module):
         self.lora = nn.ModuleDict()
         if name is not None:
             for path, layer in adapters.layers.items():
-                self.lora[path.replace(".", "/")] = nn.ModuleDict({"A": layer.lora_A[name], "B": layer.lora_B[name]})
+                made = {"A": layer.lora_A[name], "B": layer.lora_B[name], "dropout": layer.lora_dropout[name]}
+                self.lora[path.replace(".", "/")] = nn.ModuleDict(made)
 
     @property
     def adapters(self) -> Adapters:

@@ -206,3 +206,15 @@ def quiet():
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
+
+
+def folders(made, tmp_path_factory):
+    """Name -> folder of a pipeline, made at its first use. made: name -> what saves it into a folder."""
+    found = {}
+
+    def folder(name):
+        if name not in found:
+            found[name] = str(made[name](tmp_path_factory.mktemp(name) / "pipe"))
+        return found[name]
+
+    return folder

@@ -112,11 +112,10 @@ def adapter(
         raise UserError(f"{where}this teacher names no layers for it; name some with {key}.targets")
     adapters = shared or Adapters(deepcopy(source.denoiser))
     seed = Rng(recipe.run.seed, 0).generator(f"lora/{name}", torch.device("cpu")).initial_seed()
-    found = list[View]()
-    prefixed(where, lambda: found.append(adapters.add(name, lora, source.lora_targets, seed)))
+    found = prefixed(where, lambda: adapters.add(name, lora, source.lora_targets, seed))
     if shared is None:
         prepare(adapters.base, device, recipe.run, source.units)
-    return found[0].train()
+    return found.train()
 
 
 def head(source: Teacher, asked: Head, fake: nn.Module, device: torch.device) -> nn.Module:

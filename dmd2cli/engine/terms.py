@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import TypeVar
 
 from dmd2cli.engine.balance import REFERENCE, Balance
 from dmd2cli.engine.distillation import Terms
@@ -12,6 +13,8 @@ from dmd2cli.protocols import Loss, Nets, Teacher
 from dmd2cli.recipe import Recipe
 from dmd2cli.recipe_build import build
 from dmd2cli.recipe_yaml import place
+
+Found = TypeVar("Found")
 
 
 def terms(recipe: Recipe, source: Teacher, nets: Nets) -> Terms:
@@ -37,10 +40,10 @@ def weight(recipe: Recipe, name: str, loss: Loss, where: str) -> float | Balance
     return Balance(name, term.auto_updates)
 
 
-def prefixed(where: str, action: Callable[[], object]) -> None:
-    """Call; a UserError gets its place in the recipe before it."""
+def prefixed(where: str, action: Callable[[], Found]) -> Found:
+    """What the action returns; a UserError gets its place in the recipe before it."""
     try:
-        action()
+        return action()
     except UserError as err:
         raise UserError(f"{where}{err}") from err
 

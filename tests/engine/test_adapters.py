@@ -147,6 +147,18 @@ def test_a_continued_run_is_the_same_as_one_in_one_go(shared):
     assert all(a.equal(b) for a, b in zip(*averages, strict=True))
 
 
+@pytest.mark.parametrize("shared", ["false", "true"])
+def test_dropout_acts_in_training_and_not_in_a_loaded_student(tmp_path, shared):
+    work = stirred(made(f"shared_base={shared}", "student.lora={rank: 4, alpha: 4, dropout: 0.5}"))
+    generator = work.distillation.nets.generator
+    x, t, cond = torch.randn(2, 1, 8, 8), torch.ones(2), work.distillation.teacher.encode([1, 2])[0]
+    assert not generator(x, t, cond).equal(generator(x, t, cond))
+    assert generator.eval()(x, t, cond).equal(generator(x, t, cond))
+    work.publish(tmp_path, 0)
+    found = load_student(tmp_path / "student").source.network
+    assert found(x, t, cond).equal(found(x, t, cond)) and torch.allclose(found(x, t, cond), generator(x, t, cond))
+
+
 def test_a_critic_for_each_call_has_an_adapter_each():
     work = made("shared_base=true", "critic.per_call=true", "student.times=[1.0,0.5]")
     assert set(work.distillation.nets.real.adapters.configs) == {"student", "critic", "critic-1"}

@@ -21,14 +21,7 @@ MADE = {
 @pytest.fixture(scope="session")
 def model(tmp_path_factory):
     """Name -> folder of the pipeline."""
-    made = {}
-
-    def folder(name):
-        if name not in made:
-            made[name] = str(MADE[name](tmp_path_factory.mktemp(name) / "pipe"))
-        return made[name]
-
-    return folder
+    return tiny.folders(MADE, tmp_path_factory)
 
 
 @pytest.fixture

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 from torch import Tensor
 
+from dmd2_plugins.metrics.against import AgainstImages
 from dmd2_plugins.metrics.called import called
 from dmd2cli.core.random import Rng
 from dmd2cli.errors import UserError
-from dmd2cli.features import space
-from dmd2cli.protocols import Raw
-from dmd2cli.reference import Reference
 
 Rows = tuple[Int64[Tensor, " m"], Int64[Tensor, " m"]]
 
 
-class Kid:
+class Kid(AgainstImages):
     """Mean over random subsets of both sets; lower is better, and slightly below 0 is as good as 0.
 
     subsets of subset_size images each, or of all where a set has fewer, drawn without replacement by seed. reference:
@@ -40,11 +38,9 @@ class Kid:
     ) -> None:
         if subsets < 1 or subset_size < 2:
             raise UserError(f"kid: needs at least 1 subset of 2 images, got {subsets} of {subset_size}")
-        self.space = space(extractor, weights, device, batch)
+        super().__init__(reference, extractor, weights, reference_images, batch, device)
         self.name = called("kid", "kd", self.space.extractor)
-        self.reference, self.most = Reference(reference, self.space, images=True), reference_images
         self.subsets, self.subset_size, self.seed = subsets, subset_size, seed
-        self.vectors: list[Tensor] = []
 
     @property
     def protocol(self) -> Mapping[str, Any]:
@@ -61,24 +57,10 @@ class Kid:
         if n < 2:
             raise UserError(f"{self.name}: {n} sample is too few; it needs 2 (-n)")
 
-    def update(self, images: UInt8[Tensor, "b 3 h w"], conditions: Sequence[Raw]) -> None:
-        self.reference.fits(images, self.name)
-        self.vectors.append(self.space(images).vectors.cpu())
-
-    def compute(self) -> Mapping[str, float]:
+    def between(self, fake: Float[Tensor, "n d"], real: Float[Tensor, "m d"]) -> Mapping[str, float]:
         """"value", the "std" over subsets, and the "subset_size" that was used."""
-        return self._measure(torch.cat(self.vectors))
-
-    def real(self, n: int, seed: int) -> Mapping[str, float]:
-        """n of the reference's own vectors, drawn with replacement."""
-        real = self.reference.vectors(self.most)
-        rows = torch.randint(len(real), (n,), generator=Rng(seed, 0).generator("bootstrap", torch.device("cpu")))
-        return self._measure(real[rows])
-
-    def _measure(self, fake: Tensor) -> dict[str, float]:
         self.check(len(fake))
         device = torch.device("cpu") if self.space.device.type == "mps" else self.space.device
-        real = self.reference.vectors(self.most)
         size = min(self.subset_size, len(fake), len(real))
         found = discrepancies(fake.to(device), real.to(device), self._rows(len(fake), len(real), size))
         return {"value": found.mean().item(), "std": found.std(correction=0).item(), "subset_size": size}

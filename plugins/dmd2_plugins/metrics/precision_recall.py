@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from jaxtyping import UInt8
+from jaxtyping import Float
 from torch import Tensor
 
-from dmd2cli.core.random import Rng
+from dmd2_plugins.metrics.against import AgainstImages
 from dmd2cli.errors import UserError
-from dmd2cli.features import space
 from dmd2cli.frechet import precision_recall
-from dmd2cli.protocols import Raw
-from dmd2cli.reference import Reference
 
 
-class PrecisionRecall:
+class PrecisionRecall(AgainstImages):
     """k-NN precision, which is "value", and recall, Eq. 1 and 2 of the paper; higher is better.
 
     A vector lies in a manifold if it is no farther from one of its points than that point's k-th neighbour in it, the
@@ -37,10 +33,8 @@ class PrecisionRecall:
     ) -> None:
         if k < 1:
             raise UserError(f"precision-recall: k must be at least 1, got {k}")
-        self.space = space(extractor, weights, device, batch)
-        self.name = f"precision-recall/{self.space.extractor.name}"
-        self.reference, self.k, self.most = Reference(reference, self.space, images=True), k, reference_images
-        self.vectors: list[Tensor] = []
+        super().__init__(reference, extractor, weights, reference_images, batch, device)
+        self.name, self.k = f"precision-recall/{self.space.extractor.name}", k
 
     @property
     def protocol(self) -> Mapping[str, Any]:
@@ -59,21 +53,8 @@ class PrecisionRecall:
             if count is not None and count <= self.k:
                 raise UserError(f"{self.name}: {count} {what} are too few; it needs more than k = {self.k}")
 
-    def update(self, images: UInt8[Tensor, "b 3 h w"], conditions: Sequence[Raw]) -> None:
-        self.reference.fits(images, self.name)
-        self.vectors.append(self.space(images).vectors.cpu())
-
-    def compute(self) -> Mapping[str, float]:
-        return self._measure(torch.cat(self.vectors))
-
-    def real(self, n: int, seed: int) -> Mapping[str, float]:
-        """n of the reference's own vectors, drawn with replacement: its precision is 1."""
-        real = self.reference.vectors(self.most)
-        rows = torch.randint(len(real), (n,), generator=Rng(seed, 0).generator("bootstrap", torch.device("cpu")))
-        return self._measure(real[rows])
-
-    def _measure(self, fake: Tensor) -> dict[str, float]:
+    def between(self, fake: Float[Tensor, "n d"], real: Float[Tensor, "m d"]) -> Mapping[str, float]:
+        """Both shares; the precision of vectors drawn from the real ones is 1."""
         self.check(len(fake))
-        real = self.reference.vectors(self.most)
         found = precision_recall(fake.to(self.space.device), real.to(self.space.device), self.k)
         return {"value": found[0], "precision": found[0], "recall": found[1]}
