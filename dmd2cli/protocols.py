@@ -13,7 +13,8 @@ units (pixels in [-1, 1] or scaled latents); t in [0, 1] has no unit, 0 = data. 
     dmd2.weightings   a function: Weighting (alpha, sigma) or DMWeighting (x, x_real, alpha, sigma)
     dmd2.rewards      a function of recipe options that returns a Reward
     dmd2.pretraining  a function of recipe options that returns a Task for `dmd2 pretrain`
-    dmd2.converters   a class without options: converters.Converter, what `dmd2 convert` reads a published file with
+    dmd2.converters   a class, its constructor takes the options: converters.Converter, what `dmd2 convert` reads with
+    dmd2.students     a function without options that returns a published.Published: a student by name from the hub
 
 Options are plain YAML values; type annotations are checked before anything is built.
 """
@@ -46,7 +47,8 @@ class Teacher:
     """What an entry point in dmd2.teachers returns.
 
     A teacher function may take `skeleton: Mapping | None = None`. `details` of a student artefact: the same object with
-    weights that are about to be overwritten, without the teacher's checkpoint. {}: no weights at all (`dmd2 plan`).
+    weights that are about to be overwritten, without the teacher's checkpoint; options beside it go before the recorded
+    ones where that changes no network (another VAE), and are refused elsewhere. {}: no weights at all (`dmd2 plan`).
     """
 
     denoiser: nn.Module
@@ -57,10 +59,12 @@ class Teacher:
     weighting: Weighting
     """Denoising weight of Eq. 6, "the same as the base model's training" ([DMD] Sec. 3.2)."""
     encode: Callable[[Sequence[Raw]], tuple[Cond, Cond]]
-    """Raw conditions -> (condition, null condition), as many rows each. Raises UserError on a bad one."""
+    """Raw conditions -> (condition, null condition), as many rows each; of none, names and shapes alone, for which nothing
+    is loaded. Raises UserError on a bad one."""
     decode: Callable[[Float[Tensor, b *d]], UInt8[Tensor, "b 3 h w"]]
     """Model units -> uint8 images (a VAE, or rounding). One with `latents(images in [-1, 1], noise | None) -> x` also
-    encodes: the posterior's mean, or its sample by unit noise of x's shape (`dmd2 data cache`)."""
+    encodes: the posterior's mean, or its sample by unit noise of x's shape (`dmd2 data cache`). `factor`, if it has one, is
+    how many pixels of a side belong to one value of x; `with_tiny()` gives the same drawing by a small decoder."""
     head: Callable[[], nn.Module]
     """A fresh GAN head that fits the student network's features()."""
     network: nn.Module | None = None
@@ -71,6 +75,8 @@ class Teacher:
     """Differentiable ways to pixels in [-1, 1], for losses on images: "full", and "tiny" where there is one."""
     conditions: Sequence[Raw] = ()
     """All conditions there are, if they can be listed (class labels); empty for none or for free text."""
+    prompts: bool = False
+    """Whether conditions are free text."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """What a student artefact records: network configuration, licence, provenance. JSON values."""
     units: tuple[type[nn.Module], ...] = ()
@@ -79,6 +85,10 @@ class Teacher:
     """Layers that adapters go into unless a recipe names others, by the end of their names."""
     helpers: tuple[nn.Module, ...] = ()
     """Frozen modules behind encode and decode, moved with the teacher."""
+    resized: Callable[[Teacher, int, int], Teacher] | None = None
+    """(this teacher, height, width in pixels) -> the same for images of that size, or UserError. None: it has one size."""
+    negative: Callable[[Teacher, str], Teacher] | None = None
+    """(this teacher, prompt) -> the same with that prompt as its null condition. None: it reads no prompts."""
 
 
 @dataclass(frozen=True)
@@ -200,8 +210,9 @@ class Example:
 
 
 class Dataset(Protocol):
-    """Position-addressed: item i is a function of i, so that resuming needs no state. check_teacher(teacher), if there
-    is one, raises UserError for another teacher; `null` is the null condition that goes with Example.encoded."""
+    """Position-addressed: item i is a function of i, so that resuming needs no state. If there is a for_teacher(teacher)
+    it gives the data set as that teacher needs it; a check_teacher(teacher) raises UserError for another teacher. `null`
+    is the null condition that goes with Example.encoded."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, i: int) -> Example: ...
@@ -248,3 +259,5 @@ class Task:
     """Numbers of the finished network (EMA if there is one), for its provenance."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """Recorded in the metadata of the saved weights. JSON values."""
+    save: Callable[[nn.Module, Path], None] | None = None
+    """Writes a finished network into the run folder in another form as well, beside weights.safetensors."""

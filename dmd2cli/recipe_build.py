@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -46,9 +46,12 @@ def build(kind: str, use: Use | Term, key: str, /, **given: Any) -> Any:
         raise registry.import_problem(kind, name, err) from err
 
 
-def check_options(kind: str, use: Use, key: str) -> None:
-    """Raise UserError if build() would for these options, without building anything."""
-    _checked(registry.load(kind, use.use), use, key, {})
+def check_options(kind: str, use: Use, key: str, *given: str, beside: Collection[str] = ()) -> None:
+    """Raise UserError if build() would for these options, without building anything. given: what the engine gives.
+
+    beside: options that are not the factory's, and not checked.
+    """
+    _checked(registry.load(kind, use.use), use, key, given, beside)
 
 
 def _references(recipe: AnyRecipe) -> Iterator[tuple[str, str, str]]:
@@ -73,14 +76,17 @@ def _named(recipe: AnyRecipe) -> Iterator[tuple[str, str, str]]:
             yield "datasets", f"data.{key}", use.use
 
 
-def _checked(factory: Callable[..., Any], use: Use | Term, key: str, given: dict[str, Any]) -> dict[str, Any]:
+def _checked(
+    factory: Callable[..., Any], use: Use | Term, key: str, given: Collection[str], beside: Collection[str] = ()
+) -> dict[str, Any]:
     """The options of `use`, each as the type its parameter is annotated with."""
     parameters = [p for p in inspect.signature(factory).parameters.values() if p.name not in given]
     named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    wanted = {n: p for n, p in named.items() if n in use.options or p.default is p.empty}
+    options = {k: v for k, v in use.options.items() if k in named or k not in beside}
+    wanted = {n: p for n, p in named.items() if n in options or p.default is p.empty}
     free = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    unchecked = {k: v for k, v in use.options.items() if free and k not in named}
-    text = json.dumps({k: v for k, v in use.options.items() if k not in unchecked})
+    unchecked = {k: v for k, v in options.items() if free and k not in named}
+    text = json.dumps({k: v for k, v in options.items() if k not in unchecked})
     try:
         values = _options_model(factory, wanted).model_validate_json(text)
     except ValidationError as err:

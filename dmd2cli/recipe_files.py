@@ -68,13 +68,21 @@ def resolve(name: str | Path, overrides: Sequence[str] = ()) -> Located:
         found = _extended(find(name))
     except OSError as err:
         raise UserError(f"{name}: cannot be read: {err.strerror}; check the path and its rights") from err
-    changes = [_override(text) for text in overrides]
+    changes = [override(text) for text in overrides]
     tiers = found.data.pop("tiers", {})
     for tier in (change for change in changes if "tier" in change.data):
         found = merge(found, _tier(found, tiers, tier))
     for change in changes:
         found = found if "tier" in change.data else merge(found, change)
     return _over_preset(found)
+
+
+def given(overrides: Sequence[str]) -> Located:
+    """KEY=VALUE overrides of nothing, as one mapping."""
+    found = Located({}, {})
+    for text in overrides:
+        found = merge(found, override(text))
+    return found
 
 
 def _over_preset(found: Located) -> Located:
@@ -114,7 +122,7 @@ def _tier(found: Located, tiers: Any, choice: Located) -> Located:
     return Located(tiers[name], places)
 
 
-def _override(text: str) -> Located:
+def override(text: str) -> Located:
     """KEY=VALUE as nested mappings, its place the override itself."""
     at = f"override '{text}'"
     key, equals, value = text.partition("=")

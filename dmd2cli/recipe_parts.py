@@ -115,6 +115,7 @@ class Student(Averaged):
     first_input: Literal["noise", "real"] = Field("noise", description="what the first call is trained on")
     guidance: GuidanceRange | None = Field(None, description="for a student that takes the scale as an input")
     lora: Lora | None = Field(None, description="null = all weights learn")
+    init: str | None = Field(None, description="a student to start from: run, folder, file or name; null = the teacher")
 
     @field_validator("times")
     @classmethod
@@ -169,7 +170,7 @@ class Run(Part):
     threads: Positive | None = Field(None, description="CPU threads; null = the cores this process may use")
     log_every: Positive = 50
     save_every: Positive = 500
-    preview_every: Positive = 500
+    preview_every: Positive | None = Field(500, description="pictures of the student; null = none")
     keep: Positive = Field(3, description="checkpoints kept")
     time_limit: PositiveFloat | None = Field(None, description="minutes")
     device: str = "auto"

@@ -64,8 +64,10 @@ def check_schedule(schedule: NoiseSchedule) -> None:
 
 def check_encode(teacher: Teacher) -> None:
     """One row of condition and one of null condition for each raw one, None included, and the same again."""
-    for raw in (some(teacher), some(teacher)[:1], [None] * ROWS):
+    names = teacher.encode([])[0].keys()
+    for raw in (some(teacher), some(teacher)[:1], [None] * ROWS, []):
         cond, null = teacher.encode(raw)
+        say(cond.keys() == names, "encode of no conditions must give the names of all, with no rows")
         say(cond.keys() == null.keys(), "encode must give the null condition the same names as the condition")
         rows = {len(value) for value in (*cond.values(), *null.values())}
         say(rows <= {len(raw)}, f"encode must give one row per raw condition: {len(raw)} asked, {sorted(rows)} given")
@@ -191,7 +193,7 @@ def toy() -> Teacher:
 
 def distillation(teacher: Teacher) -> Distillation:
     """A whole distillation of the teacher, every kind of term in it."""
-    guidance = 2.0 if teacher.encode([None])[0] else 1.0
+    guidance = 2.0 if teacher.encode([])[0] else 1.0
     terms = {"distribution_matching": {"guidance": guidance}, "gan_generator": {}, "denoising": {}, "gan_critic": {}}
     parts = {"student": {"lr": 1e-3}, "critic": {"lr": 1e-3}, "sampler": {"use": "heun"}, "losses": terms}
     more = {"teacher": {"use": "under-test"}, "data": {"real": {"use": "none"}}, "run": {"steps": 9, "batch": ROWS}}

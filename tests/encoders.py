@@ -65,8 +65,9 @@ class Words:
         self.encoded.append(list(raw))
         if bad := [c for c in raw if c is not None and not isinstance(c, str)]:
             raise UserError(f"condition {bad[0]!r}: this teacher reads prompts; give text instead of a class label")
-        text, null = (torch.stack([self.one(c or "") for c in found]) for found in (raw, [None] * len(raw)))
-        size = torch.tensor([[2049.0, 0.1]] * len(raw))
+        blank = torch.empty(0, 5, 20)
+        text, null = (torch.cat([blank, *(self.one(c or "")[None] for c in found)]) for found in (raw, [None] * len(raw)))
+        size = torch.tensor([[2049.0, 0.1]]).repeat(len(raw), 1)
         return {"text": text, "size": size}, {"text": null, "size": size}
 
 

@@ -37,6 +37,13 @@ def condition(dataset: Dataset, i: int) -> Raw:
     return found(i) if found is not None else dataset[i].condition
 
 
+@torch.no_grad()
+def in_model_units(teacher: Teacher, images: Tensor, noise: Tensor | None = None) -> Tensor:
+    """Latents of images in [-1, 1] (b, 3, h, w) by a teacher whose decode also encodes: the mean, or a sample."""
+    encode: Callable[[Tensor, Tensor | None], Tensor] = teacher.decode.latents  # type: ignore[attr-defined]
+    return encode(images, noise)
+
+
 @dataclass(frozen=True)
 class PairBatch:
     """The noise-image pairs of one micro-batch. where: the rows of the batch they are, if they are part of it."""
@@ -110,10 +117,20 @@ class Loader:
         if found and where:
             for row, example in zip(where, found, strict=True):
                 asked[row] = example
-        cond, null = self._encode(teacher, asked, self.real if self.prompts_of_real else self.prompts)
-        x, real_cond = (self._x(real), self._encode(teacher, real, self.real)[0]) if real else (None, {})
+        cond, null = self.encoded(teacher, asked)
+        x = self._latents(teacher, real, step, rows) if real else None
+        real_cond = self._encode(teacher, real, self.real)[0] if real else {}
         pair = self._paired(found, where, teacher) if found else None
         return Batch(rows, self.batch, cond, null, x, real_cond, [e.condition for e in asked], pair)
+
+    @property
+    def asked(self) -> Dataset | None:
+        """Whose conditions samples are generated for."""
+        return self.real if self.prompts_of_real else self.prompts
+
+    def encoded(self, teacher: Teacher, asked: Sequence[Example]) -> tuple[Cond, Cond]:
+        """(condition, null condition) of some examples of what is asked, on the device."""
+        return self._encode(teacher, asked, self.asked)
 
     def reals(self, step: int, rows: slice) -> tuple[Tensor, list[Raw]]:
         """Real samples (b, *d) of some rows of a step's global batch, and their conditions."""
@@ -127,6 +144,14 @@ class Loader:
 
     def _x(self, found: Sequence[Example]) -> Tensor:
         return self._to(torch.stack([e.x for e in found if e.x is not None]))
+
+    def _latents(self, teacher: Teacher, found: Sequence[Example], step: int, rows: slice) -> Tensor:
+        """Real samples in model units; images for a teacher of latents become a sample of its VAE's posterior."""
+        x = self._x(found)
+        if tuple(x.shape[1:]) == tuple(teacher.shape):
+            return x
+        noise = Rng(self.seed, step).at(rows, self.batch).normal("posterior", x.new_empty(len(x), *teacher.shape))
+        return self._to(in_model_units(teacher, x, noise))
 
     def _items(self, dataset: Dataset, stream: str, positions: Sequence[int]) -> list[int]:
         return [item(self.seed, stream, p, len(dataset)) for p in positions]

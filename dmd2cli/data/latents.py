@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from dmd2cli.data.cache_files import CACHE, COND, NULL, identity
 from dmd2cli.data.pair_files import difference
-from dmd2cli.data.shard_files import Sharded
+from dmd2cli.data.shard_files import Sharded, parse_manifest
 from dmd2cli.data.sources.lmdb_latents import LmdbLatents
 from dmd2cli.errors import UserError
 from dmd2cli.protocols import Example, Raw, Teacher
@@ -73,6 +74,12 @@ class Latents:
         if not 0 <= i < self.count:
             raise IndexError(f"item {i} of {self.count}")
         return self.store.example(self._place(i))
+
+    @staticmethod
+    def encoded(path: str, **options: Any) -> bool:
+        """Whether conditions come encoded, for plans: no data are opened. What is not there yet is taken for a cache."""
+        found = parse_manifest(Path(path).expanduser(), CACHE)
+        return not is_lmdb(path) and (found is None or bool(found["contract"]["text"]))
 
     def condition(self, i: int) -> Raw:
         """Of item i, without reading its tensors."""

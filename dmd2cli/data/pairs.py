@@ -35,12 +35,20 @@ class Pairs:
         file, row, condition = self.stored.find(i)
         return Example(file.get_slice("x")[row], condition, file.get_slice("noise")[row])
 
-    def check(self, teacher: Teacher, sampler: Mapping[str, Any], guidance: float) -> None:
-        """Raise UserError unless these are pairs of this teacher, sampler ({"use": name, **options}) and guidance."""
+    @property
+    def guidance(self) -> float:
+        """The scale they were made at."""
+        return float(self.contract["guidance"])
+
+    def check(self, teacher: Teacher, sampler: Mapping[str, Any], guidance: float | None) -> None:
+        """Raise UserError unless these are pairs of this teacher, sampler ({"use": name, **options}) and guidance.
+
+        guidance: None = any.
+        """
         options = dict(sampler)
         name = options.pop("use")
         facts = sampler_facts(name, registry.load("samplers", name)(**options))
-        asked = {**teacher_facts(teacher), "sampler": facts, "guidance": float(guidance)}
+        asked = {**teacher_facts(teacher), "sampler": facts, "guidance": self.guidance if guidance is None else float(guidance)}
         found = difference({key: self.contract[key] for key in asked}, asked)
         if found is None:
             return

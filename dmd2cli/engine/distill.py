@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dmd2cli import images
 from dmd2cli.core.random import Rng
 from dmd2cli.data.base import Loader
-from dmd2cli.engine import build
+from dmd2cli.engine import build, initial, preview
 from dmd2cli.engine.balance import Balance
 from dmd2cli.engine.distillation import Distillation
 from dmd2cli.engine.lag import critic_lag
-from dmd2cli.engine.phases import Phase, as_dict, phases
+from dmd2cli.engine.phases import Phase, as_dict, matching_guidance, phases
 from dmd2cli.engine.player import Player
 from dmd2cli.recipe import Recipe
 from dmd2cli.recipe_stages import staged
@@ -34,6 +33,8 @@ class DistillJob:
     phases: Sequence[Phase]
     now: int = 0
     """Which phase it is in."""
+    init: Mapping[str, str] = field(default_factory=dict)
+    """What the generator started from, if not from the teacher: student, sha256, licence."""
 
     @property
     def recipe(self) -> Recipe:
@@ -44,6 +45,14 @@ class DistillJob:
     def loader(self) -> Loader:
         """Of the current stage."""
         return self.phases[self.now].loader
+
+    def begin(self) -> None:
+        """Start the generator from student.init."""
+        if self.recipe.student.init is not None:
+            player = self.distillation.generator
+            self.init = initial.start(self.recipe, self.distillation.teacher, player.module)
+            if player.ema is not None:
+                player.ema.load_state_dict(player.module.state_dict())
 
     def seek(self, step: int) -> None:
         """Enter the stage of a step, if that is another one: weights, moments and averages stay."""
@@ -79,7 +88,8 @@ class DistillJob:
     def state(self) -> dict[str, Any]:
         measured = {name: balance.state() for name, balance in self.balances().items()}
         players = {name: player.state() for name, player in self.players().items()}
-        return {"players": players, **({"balance": measured} if measured else {})}
+        begun = {"init": initial.as_tensor(self.init)} if self.recipe.student.init is not None else {}
+        return {"players": players, **({"balance": measured} if measured else {}), **begun}
 
     def players(self) -> dict[str, Player]:
         """By the names they have in a checkpoint."""
@@ -92,6 +102,7 @@ class DistillJob:
             player.load_state(state["players"][name])
         for name, balance in self.balances().items():
             balance.load_state(state["balance"][name])
+        self.init = initial.from_tensor(state["init"]) if "init" in state else {}
 
     def source(self) -> Source:
         """What the student draws with, now."""
@@ -104,8 +115,10 @@ class DistillJob:
 
     def guidance(self) -> float | dict[str, float]:
         """The scale that is baked in, or the range of a student that reads it."""
-        matching, chosen = self.recipe.losses.get("distribution_matching"), self.recipe.student.guidance
-        scale = float(matching.options.get("guidance", 1.0)) if matching else 1.0
+        stages, chosen = (self.phases[self.now], *self.phases), self.recipe.student.guidance
+        scales = [scale for phase in stages if (scale := matching_guidance(phase.stage.recipe)) is not None]
+        pairs = self.loader.pairs.dataset if self.loader.pairs else None
+        scale: float = scales[0] if scales else getattr(pairs, "guidance", 1.0)
         if chosen is None:
             return scale
         return {"min": chosen.min, "max": chosen.max, "default": min(max(scale, chosen.min), chosen.max)}
@@ -116,6 +129,7 @@ class DistillJob:
         trained: dict[str, Any] = {"steps": step, "generator_updates": d.generator.updates, "weights": weights}
         measured = {name: balance.weight for name, balance in self.balances().items()}
         trained |= {"auto_weights": measured} if measured else {}
+        trained |= {"init": dict(self.init)} if self.init else {}
         sampler = FewStep(d.inputs.times, d.inputs.stochastic)
         found = contract(d.teacher, self._named(), sampler, self.guidance(), trained, self.lora())
         save_student(folder / "student", d.generator.best, found)
@@ -132,9 +146,8 @@ class DistillJob:
         return {"teacher": as_dict(recipe.teacher), "teacher_sampler": as_dict(recipe.sampler), "metrics": metrics}
 
     def preview(self, path: Path) -> None:
-        source, columns = self.source(), min(len(self.distillation.teacher.conditions) or 8, 10)
-        drawn = source.images(source.conditions(4 * columns), seed=0)
-        images.save_png(images.grid(drawn, columns), path)
+        run = self.recipe.run
+        preview.draw(self.source(), self.loader, run.micro_batch or run.batch, path)
 
     def close(self) -> None:
         for phase in self.phases:

@@ -77,6 +77,11 @@ class Distillation:
         return weight.weight
 
     @property
+    def judged(self) -> bool:
+        """Whether the critic learns: not while the generator warms up on pairs alone."""
+        return any(loss.player == "critic" for _, loss in self.terms.values())
+
+    @property
     def critics(self) -> list[Player]:
         """All of them: one, or one for each call of the student."""
         return [self.critic, *self.later]
@@ -106,7 +111,7 @@ class Distillation:
             log |= {f"generator/{name}": value for name, value in {**found, **self.balanced()}.items()}
         else:
             made = [self.student(batch, rng, grad=False) for batch in batches]
-        if self.turns.critic(step):
+        if self.judged and self.turns.critic(step):
             critic = self.critics[made[0].call if self.later else 0]
             fake = self.nets_for(made[0].call).fake
             found = critic.update(lambda s: self.losses("critic", s, rng), made, step, backward=through(fake))

@@ -131,7 +131,7 @@ def head(source: Teacher, asked: Head, fake: nn.Module, device: torch.device) ->
 def shapes(source: Teacher, judge: nn.Module, depths: tuple[int, ...] | None, device: torch.device) -> list[torch.Size]:
     """Of the features at some depths of a network, or of its bottleneck alone."""
     x, t = torch.zeros(2, *source.shape, device=device), torch.ones(2, device=device)
-    cond = {k: v.to(device) for k, v in source.encode([None, None])[1].items()}
+    cond = {k: torch.zeros(2, *v.shape[1:], dtype=v.dtype, device=device) for k, v in source.encode([])[0].items()}
     if depths is None:
         return [judge.features(x, t, cond).shape]  # type: ignore[operator]
     try:

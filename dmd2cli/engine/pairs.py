@@ -25,7 +25,7 @@ from torch import Tensor
 
 from dmd2cli.data.pair_files import PAIRS, sampler_facts, teacher_facts
 from dmd2cli.engine import build
-from dmd2cli.engine.phases import as_dict, check_labels
+from dmd2cli.engine.phases import as_dict, check_labels, matching_guidance
 from dmd2cli.engine.shard_folder import Made, ShardFolder
 from dmd2cli.errors import UserError
 from dmd2cli.protocols import Dataset, Raw
@@ -70,8 +70,8 @@ def maker(recipe: Recipe, device: torch.device, seed: int, guidance: float | Non
         where = place(recipe.places, "sampler")
         raise UserError(f"{where}sampler: {recipe.sampler.use} adds noise of its own, and pairs must not; use heun")
     found = build.teacher_source(recipe, device)
-    scale = matching_guidance(recipe) if guidance is None else guidance
-    if scale != 1.0 and not found.teacher.encode([None])[0]:
+    scale = (matching_guidance(recipe) or 1.0) if guidance is None else guidance
+    if scale != 1.0 and not found.teacher.encode([])[0]:
         raise UserError(f"guidance {scale:g}: this teacher is unconditional; use --guidance 1")
     prompts = plugin("datasets", recipe.data.prompts, "data.prompts") if recipe.data.prompts else None
     check_labels(recipe, found.teacher, prompts)
@@ -84,12 +84,6 @@ def maker(recipe: Recipe, device: torch.device, seed: int, guidance: float | Non
         "prompts": as_dict(recipe.data.prompts) if recipe.data.prompts else None,
     }
     return Maker(replace(found, guidance=scale), prompts, seed, recipe.run.micro_batch or recipe.run.batch, contract)
-
-
-def matching_guidance(recipe: Recipe) -> float:
-    """Of the recipe's distribution_matching, 1 without it."""
-    term = recipe.losses.get("distribution_matching")
-    return float(plugin("losses", term, "losses.distribution_matching").guidance) if term else 1.0
 
 
 def make(by: Maker, folder: Path, wanted: range, size: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,12 +12,13 @@ from typing import Any
 import torch
 
 from dmd2cli import recipe_build
-from dmd2cli.data.base import Loader, condition
+from dmd2cli.data.base import Loader, condition, in_model_units
 from dmd2cli.data.corrupt import fetch
 from dmd2cli.engine import build
 from dmd2cli.engine.distillation import Distillation, Terms
 from dmd2cli.engine.terms import prefixed, terms
 from dmd2cli.errors import UserError
+from dmd2cli.prompt_list import OPTIONS as PROMPT_OPTIONS
 from dmd2cli.protocols import Dataset, Teacher
 from dmd2cli.recipe import Recipe, Use
 from dmd2cli.recipe_build import check_options
@@ -35,7 +37,7 @@ class Phase:
 
 def phases(stages: Sequence[Stage], d: Distillation, device: torch.device) -> list[Phase]:
     """Every stage of a distillation that was built for the first. Raises UserError for what cannot be built."""
-    found, made = list[Phase](), memo(recipe_build.build)
+    found, made = list[Phase](), memo(partial(fitting, d.teacher))
     for stage in stages:
         recipe, student = stage.recipe, stage.recipe.student
         of_real = recipe.data.prompts_of_real or "real" in (student.input, student.first_input)
@@ -46,7 +48,7 @@ def phases(stages: Sequence[Stage], d: Distillation, device: torch.device) -> li
         check_pairs(recipe, d.teacher, loader)
         check_real(recipe, d.teacher, loader.real)
         for i, metric in enumerate(recipe.metrics):
-            check_options("metrics", metric, f"metrics.{i}")
+            check_options("metrics", metric, f"metrics.{i}", beside=PROMPT_OPTIONS)
         found.append(Phase(stage, ours, loader))
     return found
 
@@ -54,6 +56,13 @@ def phases(stages: Sequence[Stage], d: Distillation, device: torch.device) -> li
 def as_dict(use: Use) -> dict[str, Any]:
     """A plugin reference as plain values."""
     return {"use": use.use, **use.options}
+
+
+def fitting(teacher: Teacher, kind: str, use: Use, key: str) -> Any:
+    """A data set of a recipe, as its teacher needs it."""
+    found = recipe_build.build(kind, use, key)
+    fit: Callable[[Teacher], Dataset] | None = getattr(found, "for_teacher", None)
+    return found if fit is None else prefixed(f"{place(use.places, key)}{key}: ", partial(fit, teacher))
 
 
 def memo(made: Callable[..., Any]) -> Callable[..., Any]:
@@ -78,10 +87,14 @@ def check_pairs(recipe: Recipe, teacher: Teacher, loader: Loader) -> None:
         raise UserError(f"{where}pairs have one guidance scale; leave student.guidance out")
     if loader.pairs.matched and len(recipe.student.times) > 1:
         raise UserError(f"{where}matched pairs are for students of one step; set data.pairs.matched=false")
-    matching = recipe.losses.get("distribution_matching")
-    scale = float(matching.options.get("guidance", 1.0)) if matching else 1.0
     if (check := getattr(loader.pairs.dataset, "check", None)) is not None:
-        prefixed(where, partial(check, teacher, as_dict(recipe.sampler), scale))
+        prefixed(where, partial(check, teacher, as_dict(recipe.sampler), matching_guidance(recipe)))
+
+
+def matching_guidance(recipe: Recipe) -> float | None:
+    """Of the recipe's distribution_matching, None without it."""
+    term = recipe.losses.get("distribution_matching")
+    return None if term is None else float(term.options.get("guidance", 1.0))
 
 
 def check_encoded(recipe: Recipe, teacher: Teacher, loader: Loader) -> None:
@@ -99,9 +112,13 @@ def check_real(recipe: Recipe, teacher: Teacher, real: Dataset | None) -> None:
         raise UserError(f"{where}: has conditions alone, and real data are images or latents; use it as data.prompts")
     if example is not None and example.x is not None and tuple(example.x.shape) != teacher.shape:
         what = f"samples are {tuple(example.x.shape)}, and the teacher's are {tuple(teacher.shape)}"
-        latent = hasattr(teacher.decode, "latents")
-        advice = "encode images with `dmd2 data cache`" if latent else "resize images with `dmd2 data prepare`"
-        raise UserError(f"{where}: {what}; {advice}")
+        if not hasattr(teacher.decode, "latents") or example.x.shape[0] != 3:
+            raise UserError(f"{where}: {what}; resize images with `dmd2 data prepare`")
+        found = tuple(in_model_units(teacher, example.x[None]).shape[1:])
+        if found != teacher.shape:
+            what = f"become latents {found}, and the teacher's are {teacher.shape}"
+            raise UserError(f"{where}: images {what}; resize them with `dmd2 data prepare`")
+        print(f"{where}: images are encoded at every step; `dmd2 data cache` does that once", file=sys.stderr)
 
 
 def check_labels(recipe: Recipe, teacher: Teacher, prompts: Dataset | None) -> None:

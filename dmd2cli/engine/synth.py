@@ -19,7 +19,7 @@ from dmd2cli.data.sources.labelled import LISTED
 from dmd2cli.engine import build
 from dmd2cli.engine.generate import Order, Share, generate
 from dmd2cli.engine.image_set import PACKED
-from dmd2cli.engine.pairs import matching_guidance
+from dmd2cli.engine.phases import matching_guidance
 from dmd2cli.errors import UserError
 from dmd2cli.images import file_of
 from dmd2cli.protocols import Raw
@@ -43,8 +43,8 @@ def order(
     """
     found = build.teacher_source(recipe, device)
     asked = conditions(found, texts, recipe.teacher.use)
-    scale = matching_guidance(recipe) if guidance is None else guidance
-    if scale != 1.0 and not found.teacher.encode([None])[0]:
+    scale = (matching_guidance(recipe) or 1.0) if guidance is None else guidance
+    if scale != 1.0 and not found.teacher.encode([])[0]:
         raise UserError(f"guidance {scale:g}: this teacher is unconditional; use --guidance 1")
     return Order(replace(found, guidance=scale), [asked[i % len(asked)] for i in range(n)], seed, batch)
 
@@ -53,7 +53,7 @@ def conditions(source: Source, texts: Sequence[str] | None, name: str) -> list[R
     """What images are drawn for."""
     classes = list(source.teacher.conditions)
     if texts is None:
-        if not classes and source.teacher.encode([None])[0]:
+        if not classes and source.teacher.encode([])[0]:
             raise UserError(f"teacher {name} has no list of classes; give --prompts FILE")
         return classes or [None]
     if classes:

@@ -59,7 +59,8 @@ def needs_data(recipe: Recipe, losses: Mapping[str, Loss]) -> None:
         raise UserError("student.input, student.first_input or data.prompts_of_real reads real data: add data.real")
     if any(getattr(loss, "reads_pairs", False) for loss in losses.values()) and recipe.data.pairs is None:
         raise UserError(f"{where}regression reads pairs: make some with `dmd2 pairs` and pass data.pairs.path=DIR")
-    for player in ("generator", "critic"):
+    alone = all(getattr(loss, "reads_pairs", False) for loss in losses.values())
+    for player in ("generator", *(() if alone else ("critic",))):
         if not any(loss.player == player for loss in losses.values()):
             raise UserError(f"{where}no term for the {player}: it would never learn; add one")
     readers = [name for name, loss in losses.items() if getattr(loss, "reads_logits", False)]

@@ -33,6 +33,9 @@ from dmd2cli.recipe import Run
 class Job(Protocol):
     """What a trainer trains: a distillation, or a network from scratch."""
 
+    def begin(self) -> None:
+        """Before the first step of a run that continues none: read what it starts from."""
+
     def seek(self, step: int) -> None:
         """Be in the state in which `step` is trained: the stage of a recipe that has several."""
 
@@ -88,7 +91,7 @@ def train(job: Job, run: Run, folder: Path, resume: Path | None = None) -> int:
             if done % run.log_every == 0 or last:
                 log.write(done, numbers := finite(values, done, folder))
                 show(done, numbers)
-            if done % run.preview_every == 0 or last:
+            if run.preview_every is not None and (done % run.preview_every == 0 or last):
                 job.preview(folder / "samples" / f"{checkpoint.name(done)}.png")
             if done % run.save_every == 0 or last:
                 save(job, run, folder, done, values)

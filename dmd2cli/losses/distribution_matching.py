@@ -58,7 +58,7 @@ class DistributionMatching:
 
     def check(self, teacher: Teacher, nets: Nets) -> None:
         """Raise UserError for guidance on a teacher that has no condition."""
-        if self.guidance != 1.0 and not teacher.encode([None])[0]:
+        if self.guidance != 1.0 and not teacher.encode([])[0]:
             raise UserError(f"guidance {self.guidance:g}: this teacher is unconditional; leave guidance out, or 1.0")
 
     def __call__(self, s: Sample, nets: Nets, rng: Rng) -> Tensor:

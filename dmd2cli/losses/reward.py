@@ -86,7 +86,7 @@ def some_conditions(teacher: Teacher) -> list[Raw]:
     """What probes are drawn for: labels where they can be listed, else text, or None if there is no condition."""
     if teacher.conditions:
         return [teacher.conditions[i % len(teacher.conditions)] for i in range(PROBES)]
-    return ["a photo" if teacher.encode([None])[0] else None] * PROBES
+    return ["a photo" if teacher.encode([])[0] else None] * PROBES
 
 
 @lru_cache

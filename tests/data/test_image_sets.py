@@ -1,5 +1,6 @@
 """The options that every image data set has, and shapes."""
 
+import encoders
 import image_files as made
 import numpy as np
 import pytest
@@ -112,6 +113,18 @@ def test_the_class_of_a_shape_can_be_seen():
     middles = torch.stack([hues[label::10].mean(0) for label in range(10)])
     found = torch.cdist(hues, middles).argmin(1)
     assert (found == torch.arange(200) % 10).float().mean() > 0.7
+
+
+def test_shapes_have_the_size_of_the_teachers_images_and_captions_on_request():
+    data = Shapes(size=None, captions=True)
+    with pytest.raises(UserError, match="size: is that of a teacher's images"):
+        data[0]
+    found = data.for_teacher(encoders.teacher())
+    assert found[0].x.shape == (3, encoders.SIDE, encoders.SIDE) and Shapes(size=16).for_teacher(None).size == 16
+    captions = [found[i].condition for i in range(10)]
+    assert captions[0] == "a red disc" and len(set(captions)) == 10 == len({c.split()[1] + c.split()[2] for c in captions})
+    with pytest.raises(UserError, match="size: the teacher's images are 8 x 16, and shapes are square; set size"):
+        data.for_teacher(encoders.teacher(shape=(4, 4, 8)))
 
 
 @pytest.mark.parametrize("option", ["size", "classes", "count", "seed"])

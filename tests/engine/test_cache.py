@@ -13,6 +13,7 @@ import encoders
 import pytest
 import torch
 from encoders import CAPTIONS, SHAPE, Codec, N, Words
+from PIL import Image
 
 from dmd2cli import registry
 from dmd2cli.core.random import Numbered
@@ -387,6 +388,38 @@ def test_a_run_on_encoded_data_is_that_on_the_images(whole, pictures):
     assert [of.decode.encoded, len(of.encode.encoded)] == before, "a step asks neither VAE nor text encoder"
 
 
+def test_a_run_on_images_encodes_a_sample_of_the_posterior_at_every_step(pictures, capsys):
+    raw, of = {"use": "images", "path": str(pictures), "captions": True}, encoders.teacher()
+    with registered(of):
+        ready = job(recipe(real=raw), CPU)
+        assert "data.real: images are encoded at every step; `dmd2 data cache` does that once" in capsys.readouterr().err
+        (batch,), (again,), (other,) = (ready.loader(step, of) for step in (0, 0, 1))
+        assert ready.step(0)["critic/gan_critic"].isfinite()
+    example = [i for i in range(encoders.N) if ready.loader.real[i].condition == batch_caption(ready, 0)]
+    mean = of.decode.latents(ready.loader.real[example[0]].x[None])
+    assert batch.x.equal(again.x) and batch.x.shape[1:] == of.shape and batch.x.dtype == torch.float32
+    assert 0.03 < (batch.x[:1] - mean).std() < 0.3, "a sample, and not the mean"
+    assert not (batch.x[:1] - mean).equal(other.x[:1] - mean)
+
+
+def test_previews_are_of_the_prompts_and_use_what_is_encoded(tmp_path, whole):
+    texts, seen = {"use": "prompts", "texts": CAPTIONS[:3]}, []
+    for prompts in (texts, {"use": "latents", "path": str(whole)}):
+        of = encoders.teacher()
+        with registered(of):
+            ready = job(recipe(prompts=prompts), CPU)
+            of.encode.encoded.clear()
+            ready.preview(tmp_path / "one.png")
+            seen.append([c for batch in of.encode.encoded for c in batch])
+    assert seen == [[CAPTIONS[i % 3] for i in range(32)], []]
+    assert Image.open(tmp_path / "one.png").size[0] > 8 * encoders.SIDE
+
+
+def batch_caption(ready, row):
+    """The caption of a row of the real batch of step 0."""
+    return ready.loader.reals(0, slice(0, ready.recipe.run.batch))[1][row]
+
+
 def test_a_run_refuses_another_teacher_another_size_and_prompts_as_images(tmp_path, whole, pictures):
     both = {"use": "latents", "path": str(whole)}
     with registered(encoders.teacher(0.6)), pytest.raises(UserError, match=r"data.real: .*encoded by another teacher"):
@@ -394,7 +427,8 @@ def test_a_run_refuses_another_teacher_another_size_and_prompts_as_images(tmp_pa
     with registered(encoders.teacher(shape=(4, 8, 8))), pytest.raises(UserError, match=r"data.prompts: .*4 x 4 x 4, "):
         job(recipe(prompts=both), CPU)
     raw = {"use": "images", "path": str(pictures), "captions": True}
-    with registered(encoders.teacher()), pytest.raises(UserError, match="encode images with `dmd2 data cache`"):
+    said = r"data.real: images become latents \(4, 4, 4\), and the teacher's are \(4, 8, 8\); resize"
+    with registered(encoders.teacher(shape=(4, 8, 8))), pytest.raises(UserError, match=said):
         job(recipe(real=raw), CPU)
     encode(tmp_path / "p", encoders.prompts(tmp_path / "p.txt"))
     with registered(encoders.teacher()), pytest.raises(UserError, match="data.real: has conditions alone, and real"):

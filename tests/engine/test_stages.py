@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from dmd2cli.engine.distill import job
+from dmd2cli.engine.pairs import make, maker
 from dmd2cli.engine.run import run
 from dmd2cli.errors import UserError
 from dmd2cli.recipe import load
@@ -49,6 +50,39 @@ def test_every_stage_has_its_own_terms_ratio_batch_and_rates(recipe):
     moved = [i for i, log in enumerate(logs) if "generator/gradient_norm" in log]
     assert moved == [0, 2, 4, 7, 10, 11]             # the warm-up of stage 1 holds in stage 2 too: stages add up
     assert work.loader.batch == 4 and work.distillation.generator.config.lr == 2e-3
+
+
+WARM = """
+extends: digits
+losses: {gan_generator: null, joint_critic: null, distribution_matching: {guidance: 2.0}, denoising: {}}
+run: {steps: 6, batch: 4, threads: 1, save_every: 3, log_every: 1, preview_every: null}
+sampler: {use: ddim, steps: 2}
+ttur: 1
+stages:
+  - until: 3
+    losses: {distribution_matching: null, denoising: null, regression: {distance: l2}}
+    data: {pairs: {use: pairs, path: PAIRS, matched: true}}
+  - losses: {distribution_matching: {guidance: 2.0}, denoising: {}, regression: null}
+    data: {pairs: null}
+"""
+
+
+def test_a_student_warms_up_on_pairs_alone_before_the_critic_learns(tmp_path):
+    """The one-step SDXL of [DMD2] App. F: regression first. Its guidance is that of what comes after."""
+    (tmp_path / "warm.yaml").write_text(WARM.replace("PAIRS", str(tmp_path / "pairs")))
+    found = load(tmp_path / "warm.yaml")
+    make(maker(found, torch.device("cpu"), 1, None), tmp_path / "pairs", range(16), 8)
+    work = job(found, torch.device("cpu"))
+    critic = [p.clone() for p in work.distillation.critic.parameters]
+    logs = walked(work, 3)
+    assert all({k for k in log if k.startswith("critic/")} == set() and "generator/regression" in log for log in logs)
+    assert all(p.equal(q) for p, q in zip(critic, work.distillation.critic.parameters, strict=True))
+    assert work.guidance() == 2.0 and work.state()["players"]["critic"]["updates"] == 0
+    last = walked(work, 6, first=3)[-1]
+    assert "critic/denoising" in last and "generator/regression" not in last
+    plain = load(tmp_path / "warm.yaml", ["losses.denoising=null"])
+    with pytest.raises(UserError, match="no term for the critic: it would never learn"):
+        job(plain.model_copy(update={"stages": ()}), torch.device("cpu"))
 
 
 def test_the_rate_warms_up_again_in_a_new_stage(recipe):

@@ -36,6 +36,12 @@ def test_it_logs_draws_and_saves_at_its_intervals_and_at_the_end(tmp_path):
     assert job.when("preview") == [5, 9] and job.when("publish") == steps(tmp_path) == [4, 8, 9]
 
 
+def test_no_pictures_are_drawn_if_none_are_asked_for(tmp_path):
+    job = Walk()
+    trainer.train(job, settings(9, preview_every=None), tmp_path)
+    assert job.when("preview") == []
+
+
 def test_a_line_has_the_newest_value_of_every_term_of_either_player(tmp_path):
     trainer.train(Walk(), settings(9), tmp_path)
     assert [line["seldom"] for line in lines(tmp_path)] == [0, 0, 5, 5, 5]

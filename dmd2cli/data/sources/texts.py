@@ -10,27 +10,32 @@ from pathlib import Path
 from typing import Any
 
 from dmd2cli.data.sources.captions import as_row, as_text, column, value
+from dmd2cli.data.sources.coco import read_coco
 from dmd2cli.data.sources.source import extra
 from dmd2cli.errors import UserError
 
 WHAT = "prompts"
+COCO = ".json"
 
 
 def read_prompts(path: str, name: str | None = None) -> list[str]:
     """The prompts of a file in its order, without empty ones. name: their key or column, None = one of the usual names.
 
+    A .json is COCO's captions: one of each image, as read_coco() chooses them.
     Raises UserError for a file that is missing or of an unknown kind, for a column that is not there, and if no
     prompt is left.
     """
     file = Path(path).expanduser()
     kind = file.suffix.lower()
-    if kind not in KINDS:
-        raise UserError(f"{path}: a format that is not known; expected {', '.join(KINDS)}")
-    if name is not None and kind == ".txt":
-        raise UserError(f"{path}: a text file has no column {name}; leave it out")
+    if kind not in KINDS and kind != COCO:
+        raise UserError(f"{path}: a format that is not known; expected {', '.join(KINDS)}, or COCO's .json")
+    if name is not None and kind in (".txt", COCO):
+        what = "a text file has" if kind == ".txt" else "COCO's captions have"
+        raise UserError(f"{path}: {what} no column {name}; leave it out")
     if not file.is_file():
         raise UserError(f"{path}: no such file; expected a list of prompts: {', '.join(KINDS)}")
-    return not_empty(KINDS[kind](file, name), path)
+    found = [text for _, text in read_coco(file)] if kind == COCO else KINDS[kind](file, name)
+    return not_empty(found, path)
 
 
 def not_empty(found: Sequence[str | None], where: str) -> list[str]:

@@ -37,7 +37,7 @@ def encode(raw: Sequence[Raw]) -> tuple[Cond, Cond]:
     for label in raw:
         if label is not None and (not isinstance(label, int) or not 0 <= label < CLASSES):
             raise UserError(f"label {label!r}: the digits have the classes 0 to {CLASSES - 1}")
-    index = torch.tensor([CLASSES if label is None else int(label) for label in raw])
+    index = torch.tensor([CLASSES if label is None else int(label) for label in raw], dtype=torch.int64)
     rows = torch.eye(CLASSES + 1)[index, :CLASSES]
     return {"label": rows}, {"label": torch.zeros_like(rows)}
 

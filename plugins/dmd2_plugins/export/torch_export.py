@@ -104,4 +104,4 @@ def export(student: Student, out: Path) -> Mapping[str, Any]:
 def conditioned_on_text(student: Student) -> bool:
     """Whether its conditions cannot be listed."""
     teacher = student.source.teacher
-    return not teacher.conditions and bool(teacher.encode([None])[0])
+    return not teacher.conditions and bool(teacher.encode([])[0])

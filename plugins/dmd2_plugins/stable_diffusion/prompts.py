@@ -43,10 +43,11 @@ class Prompts:
         return self.stack(wanted), self.stack([self.null] * len(raw))
 
     def stack(self, prompts: Sequence[str | None]) -> dict[str, Tensor]:
-        """Conditions of some prompts, on the device of the encoders."""
+        """Conditions of some prompts, on the device of the encoders; of none, nothing is loaded."""
         known = self.rows([prompt for prompt in dict.fromkeys(prompts) if prompt is not None])
         rows = [self.zeros() if prompt is None else known[prompt] for prompt in prompts]
-        found = {name: torch.stack([row[name] for row in rows]) for name in self.shapes}
+        blank = {name: value[None][:0] for name, value in self.zeros().items()}
+        found = {name: torch.stack([row[name] for row in rows]) if rows else none for name, none in blank.items()}
         return found | self.sizes(len(prompts), found["text"].device)
 
     def rows(self, prompts: Sequence[str]) -> dict[str, dict[str, Tensor]]:

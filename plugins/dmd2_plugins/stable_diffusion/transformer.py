@@ -23,6 +23,8 @@ TARGETS = (
 class Transformer(nn.Module):
     """What the three have in common."""
 
+    casts = True
+
     def __init__(self, transformer: nn.Module) -> None:
         super().__init__()
         self.transformer: Any = transformer
@@ -71,7 +73,7 @@ class PixArt(Transformer):
         """(features, text, bias of the attention to it, modulation of the blocks, time embedding)."""
         net, (x, text, mask) = self.transformer, self.typed(x, cond["text"], cond["mask"])
         h = net.pos_embed(x)
-        modulation, emb = net.adaln_single(c_noise, self.sizes(cond, x), batch_size=len(x), hidden_dtype=h.dtype)
+        modulation, emb = net.adaln_single(c_noise, self.sizes(cond, x), batch_size=x.shape[0], hidden_dtype=h.dtype)
         text, bias = net.caption_projection(text), ((1 - mask) * -10000).unsqueeze(1)
         for block in self.halves[0]:
             h = block(h, encoder_hidden_states=text, encoder_attention_mask=bias, timestep=modulation)
@@ -140,7 +142,7 @@ def through(blocks: Iterable[Any], h: Tensor, text: Tensor, **rest: Any) -> tupl
 
 def grid(h: Tensor, x: Tensor, patch: int) -> Tensor:
     """Tokens (b, n, c) of an image x as (b, c, h, w)."""
-    return h.transpose(1, 2).view(len(h), h.shape[2], x.shape[-2] // patch, x.shape[-1] // patch)
+    return h.transpose(1, 2).view(h.shape[0], h.shape[2], x.shape[-2] // patch, x.shape[-1] // patch)
 
 
 def tokens(features: Tensor) -> Tensor:
@@ -151,7 +153,7 @@ def tokens(features: Tensor) -> Tensor:
 def unpatched(h: Tensor, features: Tensor, patch: int) -> Tensor:
     """Patches (b, n, patch * patch * c) as an image (b, c, h * patch, w * patch)."""
     rows, columns = features.shape[-2:]
-    h = h.view(len(h), rows, columns, patch, patch, -1).permute(0, 5, 1, 3, 2, 4)             # b c h p w q
+    h = h.view(h.shape[0], rows, columns, patch, patch, -1).permute(0, 5, 1, 3, 2, 4)             # b c h p w q
     return h.flatten(4, 5).flatten(2, 3)
 
 
