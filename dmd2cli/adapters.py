@@ -136,6 +136,12 @@ class View(nn.Module):
     def joint(self, x_t: Tensor, t: Tensor, cond: Cond, n: int) -> tuple[Tensor, Tensor]:
         return self.use().joint(x_t, t, cond, n)
 
+    def weigh(self, weight: float) -> None:
+        """Let the adapter count that many times as much as it was trained to: 1 as trained, 0 not at all."""
+        assert self.name is not None, "a view of an adapter"
+        for layer in self.adapters.layers.values():
+            layer.set_scale(self.name, weight)
+
     def __deepcopy__(self, memo: Mapping[int, Any]) -> View:
         """Another adapter of the same base: copying a network of this kind does not copy the base."""
         if self.name is None:

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from dmd2cli import registry
 from dmd2cli.errors import UserError, suggest
+from dmd2cli.recipe_build import build
+from dmd2cli.recipe_files import given
+from dmd2cli.recipe_parts import Use
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Converted:
 
 
 class Converter(Protocol):
-    """Reads a published checkpoint without executing anything in it. The constructor takes no arguments."""
+    """Reads a published checkpoint without executing anything in it. Options of the constructor have defaults."""
 
     def recognises(self, source: Path) -> bool:
         """Whether this is a file of its kind: cheap, and nothing in the file is executed.
@@ -42,10 +45,10 @@ class Converter(Protocol):
         """Raises UserError for a missing key, another shape, a damaged file, or one that would execute something."""
 
 
-def convert(source: Path, name: str | None = None) -> tuple[str, Converted]:
+def convert(source: Path, name: str | None = None, options: Sequence[str] = ()) -> tuple[str, Converted]:
     """(name of the converter, what it made): of the named one, or of the only one that recognises the file.
 
-    Raises UserError if none or several do.
+    options: of its constructor, KEY=VALUE. Raises UserError if none or several do, or an option is not one of its own.
     """
     known = registry.names("converters")
     if name is not None and name not in known:
@@ -56,4 +59,11 @@ def convert(source: Path, name: str | None = None) -> tuple[str, Converted]:
         raise UserError(f"{source}: several converters recognise it ({', '.join(found)}); name one with --from")
     if not found:
         raise UserError(f"{source}: not a checkpoint that is known here; converters: {', '.join(known) or 'none'}")
-    return found[0], made[found[0]].convert(source)
+    converter: Converter = build("converters", asked(found[0], options), "convert")
+    return found[0], converter.convert(source)
+
+
+def asked(name: str, options: Sequence[str]) -> Use:
+    """A converter with its options."""
+    found = given(options)
+    return Use.model_validate({**found.data, "use": name}, context=found.places)

@@ -41,10 +41,11 @@ class Diversity:
         """Mean over conditions of the mean distance between two different images of one, in [0, 1].
 
         The distance is the root of the mean squared difference over pixels and channels, black being 0 and white 1.
-        Images without a condition are one group; conditions with a single image do not count. None if no two images
-        share a condition.
+        Images without a condition are one group; conditions with a single image do not count, and images of two
+        sizes are not compared. None if no two images share a condition.
         """
-        found = [apart(torch.stack(images)) for images in self.kept.values() if len(images) > 1]
+        groups = (group for images in self.kept.values() for group in of_one_size(images))
+        found = [apart(torch.stack(images)) for images in groups if len(images) > 1]
         return sum(found) / len(found) if found else None
 
 
@@ -53,6 +54,11 @@ def diversity(images: UInt8[Tensor, "n 3 h w"], conditions: Sequence[Raw]) -> fl
     found = Diversity()
     found.update(images, conditions)
     return found.compute()
+
+
+def of_one_size(images: Sequence[Tensor]) -> list[list[Tensor]]:
+    """The same images, those of one size together."""
+    return [[image for image in images if image.shape == size] for size in dict.fromkeys(i.shape for i in images)]
 
 
 def apart(images: UInt8[Tensor, "m 3 h w"]) -> float:

@@ -48,7 +48,7 @@ def load(path: Path, device: str = "cpu") -> Any:
     Raises UserError if the file is damaged, or names anything that this reader does not allow.
     """
     try:
-        return torch.load(path, device, weights_only=True)
+        return torch.load(path, device, weights_only=True, mmap=device == "cpu" and zipfile.is_zipfile(path))
     except Exception as err:                               # there is no end to what a damaged file may raise
         raise UserError(f"{path}: {_why(err)}") from err
 

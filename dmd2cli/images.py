@@ -44,11 +44,13 @@ def grid(images: UInt8[Tensor, "b 3 h w"], columns: int, captions: Sequence[str]
     return sheet
 
 
-def save_grid(images: UInt8[Tensor, "b 3 h w"], conditions: Sequence[Raw], period: int, path: Path) -> None:
+def save_grid(
+    images: UInt8[Tensor, "b 3 h w"], conditions: Sequence[Raw], period: int, path: Path, note: str | None = None
+) -> None:
     """A grid as PNG, captioned with the conditions; one column for each, if they repeat with the period."""
     columns = min(period, 16, len(images))
     captions = [str(c) for c in conditions[: columns if columns == period else len(images)] if c is not None]
-    save_png(grid(images, columns, captions), path)
+    save_png(grid(images, columns, captions), path, note)
 
 
 def save_singles(

@@ -63,8 +63,8 @@ class Teacher:
     is loaded. Raises UserError on a bad one."""
     decode: Callable[[Float[Tensor, b *d]], UInt8[Tensor, "b 3 h w"]]
     """Model units -> uint8 images (a VAE, or rounding). One with `latents(images in [-1, 1], noise | None) -> x` also
-    encodes: the posterior's mean, or its sample by unit noise of x's shape (`dmd2 data cache`). `factor`, if it has one, is
-    how many pixels of a side belong to one value of x; `with_tiny()` gives the same drawing by a small decoder."""
+    encodes: the posterior's mean, or its sample by unit noise of x's shape (`dmd2 data cache`). `factor`, if there is
+    one, is how many pixels of a side belong to one value of x; `with_tiny()` gives the same with a small decoder."""
     head: Callable[[], nn.Module]
     """A fresh GAN head that fits the student network's features()."""
     network: nn.Module | None = None
@@ -86,7 +86,7 @@ class Teacher:
     helpers: tuple[nn.Module, ...] = ()
     """Frozen modules behind encode and decode, moved with the teacher."""
     resized: Callable[[Teacher, int, int], Teacher] | None = None
-    """(this teacher, height, width in pixels) -> the same for images of that size, or UserError. None: it has one size."""
+    """(this teacher, height, width in pixels) -> the same for that size, or UserError. None: it has one size."""
     negative: Callable[[Teacher, str], Teacher] | None = None
     """(this teacher, prompt) -> the same with that prompt as its null condition. None: it reads no prompts."""
 
@@ -219,7 +219,11 @@ class Dataset(Protocol):
 
 
 class Metric(Protocol):
-    """Accumulates images, then answers. `name` carries its protocol. check(n), if there is one, refuses small n."""
+    """Accumulates images, then answers. `name` carries its protocol. check(n), if there is one, refuses small n.
+
+    It may also say `reads_prompts = True` (conditions have to be texts), `per_prompt` (images of one condition that it
+    compares: so many are drawn of each prompt) and `any_size = True` (images may differ in size).
+    """
 
     name: str
     protocol: Mapping[str, Any]

@@ -21,6 +21,7 @@ from dmd2cli.features import Space
 from dmd2cli.moments import Moments
 from dmd2cli.pictures import Pictures, open_pictures
 from dmd2cli.statistics import Statistics, load_npz, read_statistics, write_npz, write_statistics
+from dmd2cli.views import View
 
 PICKLES = {".pkl", ".pickle"}
 STATISTICS = "statistics"
@@ -31,17 +32,18 @@ class Reference:
     """A reference by its path: images in any format of `dmd2 data`, or an .npz with mu and sigma.
 
     What is computed from images is kept in the cache, under a name made of the data's fingerprint and the space's.
-    images: mu and sigma are not enough. Raises UserError for what cannot serve.
+    images: mu and sigma are not enough. view: what is done to each image. Raises UserError for what cannot serve.
     """
 
-    def __init__(self, path: str, space: Space, images: bool = False) -> None:
+    def __init__(self, path: str, space: Space, images: bool = False, view: View | None = None) -> None:
         self.path, self.space = Path(path).expanduser(), space
         if self.path.suffix in PICKLES:
             raise UserError(f"{path}: opening a pickle can run code; give an .npz with mu and sigma, or images")
         found = read_statistics(self.path) if self.path.suffix == ".npz" and self.path.is_file() else None
-        self.given = _checked(found, self.path, space) if found is not None and not images else None
+        self.given = _checked(found, self.path, space, view) if found is not None and not images else None
+        mixed = view is not None and view.least is not None
         try:
-            self.pictures = open_pictures(self.path) if self.given is None else None
+            self.pictures = open_pictures(self.path, view, mixed) if self.given is None else None
         except UserError as err:
             if found is None:
                 raise
@@ -60,9 +62,9 @@ class Reference:
 
     @cached_property
     def size(self) -> tuple[int, int] | None:
-        """(height, width) of its images; None where a file of statistics does not say."""
+        """(height, width) of its images; None where they differ, or a file of statistics does not say."""
         if self.pictures is not None:
-            return self.pictures.size
+            return self.pictures.size if not self.pictures.mixed else None
         assert self.given is not None
         return tuple(self.given.note["size"]) if "size" in self.given.note else None
 
@@ -99,9 +101,12 @@ class Reference:
         return self.pictures
 
 
-def _checked(found: Statistics, path: Path, space: Space) -> Statistics:
-    """The statistics of a file. Raises UserError if they are of another space."""
-    own = space.extractor
+def _checked(found: Statistics, path: Path, space: Space, view: View | None) -> Statistics:
+    """The statistics of a file. Raises UserError if they are of another space, or of images seen otherwise."""
+    own, seen = space.extractor, view.name if view is not None else None
+    if found.note and found.note.get("view") != seen:
+        was = f"prepared as {found.note.get('view') or 'they are'}, not as {seen or 'they are'}"
+        raise UserError(f"{path}: of images {was}; make it again from images")
     if found.note and found.note["fingerprint"] != own.fingerprint:
         other = f"{found.note['space']} ({found.note['fingerprint']})"
         raise UserError(f"{path}: of the space {other}, not {own.name} ({own.fingerprint}); make it again from images")
@@ -120,8 +125,10 @@ def _statistics(pictures: Pictures, space: Space) -> Statistics:
         moments.update(space(images).vectors)
     if moments.n < 2:
         raise UserError(f"{pictures.path}: has one image, and a covariance needs two at least")
-    note = {"space": own.name, "fingerprint": own.fingerprint, "images": moments.n, "size": list(pictures.size)}
-    found = Statistics(*moments.numpy(), {**note, "data": pictures.fingerprint})
+    note = {"space": own.name, "fingerprint": own.fingerprint, "images": moments.n, "data": pictures.fingerprint}
+    size = {"size": list(pictures.size)} if not pictures.mixed else {}
+    seen = {"view": pictures.view.name} if pictures.view is not None else {}
+    found = Statistics(*moments.numpy(), {**note, **size, **seen})
     _keep(lambda: write_statistics(path, found))
     return found
 
@@ -140,7 +147,8 @@ def _vectors(pictures: Pictures, space: Space, most: int) -> Tensor:
 
 
 def _place(pictures: Pictures, space: Space, what: str) -> Path:
-    facts = json.dumps([pictures.fingerprint, pictures.changed, space.extractor.fingerprint, what])
+    seen = [pictures.view.name] if pictures.view is not None else []
+    facts = json.dumps([pictures.fingerprint, pictures.changed, space.extractor.fingerprint, what, *seen])
     return cache("references", f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.npz")
 
 

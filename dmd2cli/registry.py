@@ -30,6 +30,7 @@ KINDS = {
     "rewards": "reward",
     "pretraining": "pretraining task",
     "converters": "converter",
+    "students": "published student",
 }
 """Kind (entry-point group without "dmd2.") -> what one of them is called in messages."""
 

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from dmd2cli.core.denoiser import SCALE, Denoiser, bind, guided
+from dmd2cli.core.denoiser import SCALE, Cond, Denoiser, bind, guided
+from dmd2cli.core.noise import diffuse
 from dmd2cli.core.random import Numbered
 from dmd2cli.protocols import Raw, Sampler, Teacher
+
+MOST, PIXELS = 250, 2**22
+"""Images at once, and pixels of all of them: four of 1024 x 1024."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is drawn over, where that is not pure noise: an image as x (1, *d), diffused to a time."""
+
+    x: Float[Tensor, 1 *d]
+    t: float
 
 
 @dataclass(frozen=True)
@@ -28,35 +42,73 @@ class Source:
     """Scale of classifier-free guidance, or of what a network that reads the scale is told."""
     reads_scale: bool = False
     """Whether the network takes the scale as a condition and so needs one pass."""
+    start: Start | None = None
+
+    @property
+    def factor(self) -> int:
+        """Pixels of a side for one value of x."""
+        return getattr(self.teacher.decode, "factor", 1)
+
+    @property
+    def batch(self) -> int:
+        """Images drawn at once unless another number is asked: as many as have PIXELS together, at most MOST."""
+        return max(1, min(MOST, PIXELS // (math.prod(self.teacher.shape[1:]) * self.factor**2)))
 
     @torch.no_grad()
     def draw(
-        self, raw: Sequence[Raw], seed: int, first: int = 0, batch: int = 250
+        self, raw: Sequence[Raw], seed: int | Sequence[int], first: int = 0, batch: int | None = None
     ) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
         """Images number first, first + 1, ... for some conditions, in batches.
 
-        Image i is a function of (seed, i) and its condition, whatever the batch or the count.
+        seed: of all; or one for each image, and all have the number `first`. Image i is a function of (seed, i) and its
+        condition, whatever the batch or the count.
         """
-        for start in range(0, len(raw), batch):
-            chunk = raw[start : start + batch]
-            yield self.teacher.decode(self.latents(chunk, seed, range(first + start, first + start + len(chunk)))).cpu()
+        size = batch or self.batch
+        for begin in range(0, len(raw), size):
+            chunk = raw[begin : begin + size]
+            seeds = seed if isinstance(seed, int) else seed[begin : begin + size]
+            numbers = [first + begin + k if isinstance(seed, int) else first for k in range(len(chunk))]
+            x = self.latents(chunk, seeds, numbers)
+            if not x.isfinite().all():
+                tell(x, numbers)
+            yield self.teacher.decode(x).cpu()
 
     @torch.no_grad()
-    def latents(self, raw: Sequence[Raw], seed: int, numbers: Sequence[int]) -> Tensor:
+    def latents(self, raw: Sequence[Raw], seed: int | Sequence[int], numbers: Sequence[int]) -> Tensor:
         """The clean samples x behind some numbered images, in model units."""
         noise = self.noise(seed, numbers)
-        cond, null = ({k: v.to(noise.device) for k, v in c.items()} for c in self.teacher.encode(raw))
+        cond, null = ({k: v.to(noise.device) for k, v in c.items()} for c in self.encode(raw))
         network = cast(Denoiser, self.network)
         if self.reads_scale:
             denoise = bind(network, {**cond, SCALE: noise.new_full((len(raw),), self.guidance)})
         else:
             denoise = guided(network, self.guidance, cond, null)
-        return self.sampler(denoise, self.teacher.schedule, noise, Numbered(seed, numbers))
+        return self.sampler(denoise, self.teacher.schedule, self.begin(noise), Numbered(seed, numbers))
 
-    def noise(self, seed: int, numbers: Sequence[int]) -> Tensor:
+    def encode(self, raw: Sequence[Raw]) -> tuple[Cond, Cond]:
+        """Conditions and null conditions. Texts one at a time: how one is rounded must not depend on its company."""
+        if not self.teacher.prompts or not raw:
+            return self.teacher.encode(raw)
+        rows = {one: self.teacher.encode([one]) for one in dict.fromkeys(raw)}
+        cond, null = ([rows[one][side] for one in raw] for side in (0, 1))
+        return together(cond), together(null)
+
+    def begin(self, noise: Tensor) -> Tensor:
+        """What the sampler starts from, in units of the prior: the noise, or an image diffused by it."""
+        if self.start is None:
+            return noise
+        x, t = self.start.x.to(noise).expand_as(noise), noise.new_full((len(noise),), self.start.t)
+        return diffuse(x, t, self.teacher.schedule, noise) / self.teacher.schedule.prior_std
+
+    def noise(self, seed: int | Sequence[int], numbers: Sequence[int]) -> Tensor:
         """The unit normal noise that some numbered images are made from, on the network's device."""
-        device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
-        return Numbered(seed, numbers).normal("noise", torch.empty(len(numbers), *self.teacher.shape, device=device))
+        like = torch.empty(len(numbers), *self.teacher.shape, device=self.device)
+        return Numbered(seed, numbers).normal("noise", like)
+
+    @property
+    def device(self) -> torch.device:
+        """The network's."""
+        return next((p.device for p in self.network.parameters()), torch.device("cpu"))
 
     def images(self, raw: Sequence[Raw], seed: int, first: int = 0) -> UInt8[Tensor, "b 3 h w"]:
         """All images of draw() at once."""
@@ -66,3 +118,15 @@ class Source:
         """n conditions that go through all of the teacher's in turn; Nones for an unconditional one."""
         every = list(self.teacher.conditions) or [None]
         return [every[i % len(every)] for i in range(n)]
+
+
+def together(rows: Sequence[Cond]) -> Cond:
+    """One batch of several."""
+    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
+
+def tell(x: Tensor, numbers: Sequence[int]) -> None:
+    """Say which image is the first whose sample is not finite."""
+    first = numbers[int(x.flatten(1).isfinite().all(1).int().argmin())]
+    said = "the network gave values that are not finite; its picture means nothing"
+    print(f"warning: image {first}: {said}", file=sys.stderr)

@@ -1,13 +1,8 @@
-"""The student artefact: weights and the whole inference contract, in one safetensors file.
-
-    student/model.safetensors    weights; the contract is its metadata, so the file alone is enough
-    student/student.json         the same contract for people
-"""
+"""A distilled student, ready to draw: from an artefact of ours (student_files), or a published one by name."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,18 +12,21 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from dmd2cli import __version__, registry
+from dmd2cli import published, registry
 from dmd2cli.adapters import Adapters, View
-from dmd2cli.core.noise import Discrete, NoiseSchedule
 from dmd2cli.errors import UserError
 from dmd2cli.protocols import Raw, Teacher
 from dmd2cli.recipe_parts import Lora
 from dmd2cli.samplers.few_step import FewStep, check_table
 from dmd2cli.source import Source
-from dmd2cli.weights import fit_weights, read_metadata, read_weights, save_weights
-
-FORMAT = 1
-WEIGHTS, CONTRACT = "model.safetensors", "student.json"
+from dmd2cli.student_files import WEIGHTS as WEIGHTS
+from dmd2cli.student_files import contract as contract
+from dmd2cli.student_files import find as find
+from dmd2cli.student_files import native as native
+from dmd2cli.student_files import newest as newest
+from dmd2cli.student_files import read_contract as read_contract
+from dmd2cli.student_files import save_student as save_student
+from dmd2cli.weights import fit_weights, read_weights
 
 
 @dataclass(frozen=True)
@@ -91,6 +89,30 @@ class Student:
             raise UserError(f"guidance {scale:g}: this student was trained for scales from {low:g} to {high:g}")
         return replace(self, source=replace(self.source, guidance=scale))
 
+    def at_lora_weight(self, weight: float) -> Student:
+        """This student with its adapter counting that much: 1 as trained, 0 is the base. Changes it in place.
+
+        Raises UserError for a student that is no adapter.
+        """
+        network = self.source.network
+        if not isinstance(network, View) or network.name is None:
+            raise UserError("this student is no LoRA: its weights cannot be told from those of its base")
+        network.weigh(weight)
+        return self
+
+    def with_options(self, **options: Any) -> Student:
+        """The same student with other options of its teacher for what stands around the network, such as another VAE.
+
+        Raises UserError for options that the teacher does not have, or that are what the student was trained with.
+        """
+        make = registry.load("teachers", self.contract["teacher"]["use"])
+        with torch.device("meta"):                         # of its network the shapes would do
+            made: Teacher = make(skeleton=self.contract["details"], **options)
+        held = self.source.teacher
+        same: dict[str, Any] = {"denoiser": held.denoiser, "network": held.network, "guided_network": held.guided_network}
+        around = moved(replace(made, **same), self.source.device)
+        return replace(self, source=replace(self.source, teacher=around))
+
     def teacher(self) -> Source:
         """The teacher it was distilled from, with its own sampler, at the guidance scale of the student.
 
@@ -111,77 +133,41 @@ class Student:
         return self
 
 
-def contract(
-    teacher: Teacher,
-    named: Mapping[str, Any],
-    sampler: FewStep,
-    guidance: float | Mapping[str, float],
-    trained: Mapping[str, Any],
-    lora: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """What student.json holds.
+def load_student(ref: str | Path, device: torch.device | str = "cpu", download: bool | None = False) -> Student:
+    """A student from a run folder, a student folder or a safetensors file of `dmd2`, or a published one by name.
 
-    named: the recipe's teacher, teacher_sampler, metrics. lora: rank, alpha and targets of a student that is an
-    adapter of the teacher. guidance: the scale that is baked in, or min, max and
-    default of a student that reads it. trained: steps, which weights.
+    download: whether the files of a published one may be fetched; None: ask on a terminal. Raises UserError if there is
+    none, or it is damaged, or its teacher family is not installed.
     """
-    times = sampler.times
-    clock = {"use": "few_step", "times": list(times), "stochastic": sampler.stochastic}
-    return {
-        "format": FORMAT,
-        **named,
-        "details": dict(teacher.details),
-        "shape": list(teacher.shape),
-        "conditions": list(teacher.conditions),
-        "schedule": type(teacher.schedule).__name__,
-        "sampler": {**clock, **native(teacher.schedule, times)},
-        "steps": len(times),
-        "guidance": guidance if isinstance(guidance, float) else dict(guidance),
-        "trained": dict(trained),
-        **({"lora": dict(lora)} if lora is not None else {}),
-        "dmd2cli": __version__,
-    }
+    return revived(*opened(ref, download), device)
 
 
-def native(schedule: NoiseSchedule, times: Sequence[float]) -> dict[str, list[float]]:
-    """The times in the units other tools use: timesteps of a table, and sigma / alpha."""
-    t = torch.tensor(times, dtype=torch.float64)
-    alpha, sigma = schedule(t)
-    ratios = {"sigma_over_alpha": [float(f"{r:.9g}") for r in (sigma / alpha).tolist()]}
-    return ratios | ({"timesteps": schedule.index(t).tolist()} if isinstance(schedule, Discrete) else {})
-
-
-def save_student(folder: Path, network: nn.Module, contract: Mapping[str, Any]) -> None:
-    """Write the artefact; the old one stays until the new one is whole."""
-    weights = network.weights() if isinstance(network, View) else network.state_dict()
-    save_weights(weights, folder / WEIGHTS, {"dmd2_student": json.dumps(contract)})
-    draft = folder / f".{CONTRACT}.tmp"
-    try:
-        draft.write_text(json.dumps(contract, indent=2) + "\n")
-        os.replace(draft, folder / CONTRACT)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def load_student(ref: str | Path, device: torch.device | str = "cpu") -> Student:
-    """A student from a run folder, a student folder or a safetensors file that `dmd2` wrote.
-
-    Raises UserError if there is none, or it is damaged, or its teacher family is not installed.
-    """
+def opened(ref: str | Path, download: bool | None = False) -> tuple[dict[str, Any], Mapping[str, Tensor], str]:
+    """(contract, weights, where they are from) of a student. The rest as in load_student()."""
+    if (name := published.known(ref)) is not None:
+        made = published.read(name, download)
+        return json.loads(made.metadata["dmd2_student"]), made.tensors, name
     path = find(Path(ref))
-    held = read_metadata(path).get("dmd2_student")
-    if held is None:
-        raise UserError(f"{path}: holds no dmd2 student (no contract in its metadata); give a run folder")
-    contract = json.loads(held)
-    if contract["format"] > FORMAT:
-        raise UserError(f"{path}: student format {contract['format']} is newer than this dmd2; pip install -U dmd2cli")
+    return read_contract(path), read_weights(path), str(path)
+
+
+def reads_prompts(contract: Mapping[str, Any]) -> bool:
+    """Whether a student's conditions are free text. Raises UserError if its teacher family is not installed."""
+    teacher: Teacher = registry.load("teachers", contract["teacher"]["use"])(skeleton=contract["details"])
+    return teacher.prompts
+
+
+def revived(
+    contract: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str, device: torch.device | str
+) -> Student:
+    """A student of a contract and its weights, which are from `where`."""
     range_, sampler = contract["guidance"], contract["sampler"]
     if contract.get("lora") is not None:
-        teacher, network = adapted(contract, path, device)
+        teacher, network = adapted(contract, tensors, where, device)
     else:
         teacher = registry.load("teachers", contract["teacher"]["use"])(skeleton=contract["details"])
         network = skeleton(teacher, isinstance(range_, Mapping)).eval().requires_grad_(False).to(device)
-        fit_weights(network, read_weights(path), str(path))
+        fit_weights(network, tensors, where)
     moved(teacher, device)
     draw = FewStep(tuple(sampler["times"]), sampler.get("stochastic", True))
     if not isinstance(range_, Mapping):
@@ -196,7 +182,9 @@ def moved(teacher: Teacher, device: torch.device | str) -> Teacher:
     return teacher
 
 
-def adapted(contract: Mapping[str, Any], path: Path, device: torch.device | str) -> tuple[Teacher, nn.Module]:
+def adapted(
+    contract: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str, device: torch.device | str
+) -> tuple[Teacher, nn.Module]:
     """The teacher of a student that is an adapter, with its weights, and the student on it.
 
     Raises UserError if the teacher is not the one that it was trained on.
@@ -204,10 +192,10 @@ def adapted(contract: Mapping[str, Any], path: Path, device: torch.device | str)
     use = dict(contract["teacher"])
     teacher: Teacher = registry.load("teachers", use.pop("use"))(**use)
     if json.loads(json.dumps(dict(teacher.details))) != contract["details"]:
-        raise UserError(f"{path}: a LoRA of another base than {contract['teacher']} is now; restore that teacher")
+        raise UserError(f"{where}: a LoRA of another base than {contract['teacher']} is now; restore that teacher")
     adapters, lora = Adapters(teacher.denoiser.eval().to(device)), contract["lora"]
     network = adapters.add("student", Lora(**{**lora, "targets": tuple(lora["targets"])}), (), 0)
-    network.load(read_weights(path), str(path))
+    network.load(tensors, where)
     return replace(teacher, denoiser=View(adapters, None)), network.eval().requires_grad_(False)
 
 
@@ -217,23 +205,3 @@ def skeleton(teacher: Teacher, reads_scale: bool) -> nn.Module:
         return teacher.network or teacher.denoiser
     assert teacher.guided_network is not None, "a student that reads the scale came from such a network"
     return teacher.guided_network()
-
-
-def find(ref: Path) -> Path:
-    """The weights file that a reference means. Raises UserError saying what was looked for."""
-    for path in (ref, ref / "student" / WEIGHTS, ref / WEIGHTS):
-        if path.is_file():
-            return path
-    if not ref.exists():
-        raise UserError(f"{ref}: no such run folder, student folder or safetensors file")
-    if (ref / "recipe.yaml").is_file():
-        raise UserError(f"{ref}: no student yet; the first comes with the first checkpoint (run.save_every)")
-    raise UserError(f"{ref}: not a run folder or a student folder (no {WEIGHTS} in it)")
-
-
-def newest(runs: Path = Path("runs")) -> Path:
-    """The run under `runs` whose student is newest. Raises UserError if there is none."""
-    found = [p for p in runs.glob(f"*/student/{WEIGHTS}")]
-    if not found:
-        raise UserError(f"no run with a student under ./{runs}; name one with --student, or make one with `dmd2 demo`")
-    return max(found, key=lambda p: p.stat().st_mtime).parent.parent

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 def convert(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="A published checkpoint, such as an EDM pickle.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
+    options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Of the converter.")] = None,
     by: Annotated[str | None, typer.Option("--from", help="A converter by name; default: the one that fits.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, with every name.")] = False,
 ) -> None:
@@ -30,7 +31,7 @@ def convert(
         raise UserError(f"-o {out}: the result is safetensors; give it a name that ends in .safetensors")
     kind(source)
     writable(out)
-    name, made = convert(source, by)
+    name, made = convert(source, by, options or ())
     save_weights(made.tensors, out, made.metadata)
     found = report(source, out, name, made)
     print(json.dumps(found, indent=2) if as_json else words(found))

@@ -19,6 +19,7 @@ def export(
     import json
 
     from dmd2cli.cli.subject import writable
+    from dmd2cli.errors import UserError
     from dmd2cli.recipe import Use
     from dmd2cli.recipe_build import build, check_options
     from dmd2cli.recipe_files import given
@@ -27,7 +28,9 @@ def export(
     asked = given(options or [])
     use = Use.model_validate({**asked.data, "use": form}, context=asked.places)
     check_options("exporters", use, form, "student", "out")
-    student = load_student(ref, download=download or None)
+    if out.is_dir():
+        raise UserError(f"-o {out}: is there already; name a new folder, or a file in it")
     writable(out)
+    student = load_student(ref, download=download or None)
     found = build("exporters", use, form, student=student, out=out)
     print(json.dumps({"format": form, **found}, indent=2))

@@ -9,7 +9,10 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="List, show, explain and copy recipes.", no_args_is_help=True, rich_markup_mode=None)
+from dmd2cli.cli.recipes_new import new
+
+app = typer.Typer(help="List, show, explain, copy and write recipes.", no_args_is_help=True, rich_markup_mode=None)
+app.command()(new)
 
 
 @app.command("list")

@@ -14,59 +14,101 @@ if TYPE_CHECKING:
 
 def sample(
     prompts: Annotated[list[str] | None, typer.Argument(help="Prompts, for teachers that read text.")] = None,
-    student: Annotated[str | None, typer.Option(help="Run, student folder or file; default: the newest run.")] = None,
+    student: Annotated[str | None, typer.Option(help="Run, folder, file, published name; else newest run.")] = None,
     teacher: Annotated[str | None, typer.Option(help="Draw with the teacher of this recipe instead.")] = None,
+    again: Annotated[Path | None, typer.Option("--from", help="Draw a PNG again; options go before its own.")] = None,
+    listed: Annotated[str | None, typer.Option("--prompts", help="List of prompts: txt, jsonl, csv, parquet.")] = None,
+    column: Annotated[str | None, typer.Option(help="Column or key of the prompts in that list.")] = None,
     steps: Annotated[int | None, typer.Option(help="Network calls (student) or sampler steps (teacher).")] = None,
-    n: Annotated[int | None, typer.Option("-n", help="How many images; by default one per label, or 16.")] = None,
+    n: Annotated[int | None, typer.Option("-n", help="How many images; by default one per condition.")] = None,
     labels: Annotated[str | None, typer.Option(help="Class labels, such as 0,1,2; repeated in turn.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Scale, for teachers and students of a range.")] = None,
-    seed: Annotated[int, typer.Option(help="Image i is a function of (seed, i).")] = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="grid.png, a folder, .zip or .npz.")] = Path("samples.png"),
+    negative: Annotated[str | None, typer.Option(help="Negative prompt, for teachers with guidance.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Image i is a function of (seed, i); by default 0.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="A seed for each image, such as 1,5,9.")] = None,
+    size: Annotated[str | None, typer.Option(help="Pixels: 1024, or HEIGHTxWIDTH such as 832x1216.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="For a teacher: NAME, or NAME:key=value.")] = None,
+    init_image: Annotated[str | None, typer.Option(help="Draw over this image, with a student.")] = None,
+    strength: Annotated[float | None, typer.Option(help="How far: the time to start from, 0 to 1 (0.5).")] = None,
+    lora_weight: Annotated[float | None, typer.Option(help="Of a LoRA student: 1 as trained, 0 its base.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of the network: fp32, bf16 or fp16.")] = None,
+    vae: Annotated[str | None, typer.Option(help="Another VAE: folder or hub name.")] = None,
+    tiny_vae: Annotated[str | None, typer.Option(help="Decode by TAESD: folder, hub name, or auto.")] = None,
+    vae_dtype: Annotated[str | None, typer.Option(help="Of the VAE: fp32, bf16 or fp16.")] = None,
+    tile_above: Annotated[int | None, typer.Option(help="Decode in tiles where a side is longer, pixels.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="One .png, a folder, .zip or .npz.")] = Path("samples.png"),
     grid: Annotated[bool | None, typer.Option("--grid/--no-grid", help="One sheet, or one file per image.")] = None,
-    batch: Annotated[int, typer.Option(help="Images drawn at once.")] = 250,
+    batch: Annotated[int | None, typer.Option(help="Images at once; by default as fit 2^22 pixels, to 250.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps; by default the fastest there is.")] = "auto",
+    download: Annotated[bool, typer.Option("--download", help="Fetch a published student that is missing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was drawn as JSON.")] = False,
 ) -> None:
     """Draw images with a student, or with a teacher to compare. The same command again draws what is missing."""
-    from dmd2cli.cli.subject import count, pick_labels, subject
-    from dmd2cli.engine.generate import Order, share
+    from dmd2cli.cli.drawing import Wishes, texts
+    from dmd2cli.cli.ordering import Asked, ordered, precisely
+    from dmd2cli.engine.generate import share
     from dmd2cli.errors import UserError
 
-    as_grid = out.suffix == ".png" if grid is None else grid
-    if as_grid and out.suffix != ".png":
+    if grid and out.suffix != ".png":
         raise UserError(f"-o {out}: a grid is a .png file; for single files name a folder and leave out --grid")
-    mine = share()
-    found = subject(student, teacher, steps, guidance, mine.device(device))
-    if labels and prompts:
+    if labels and (prompts or listed):
         raise UserError("--labels and prompts exclude each other: a student reads one or the other")
-    asked = pick_labels(labels, list(found.source.teacher.conditions)) or list(prompts or [])
-    number = count(n, len(asked) or 16)
-    raw = [asked[i % len(asked)] for i in range(number)] if asked else found.source.conditions(number)
-    order = Order(found.source, raw, seed, batch)
-    if as_grid:
-        facts = sheet(order, out, len(asked or found.source.teacher.conditions) or 8)
-    else:
-        facts = files(order, out, mine)
+    wishes = Wishes(
+        steps, guidance, negative, size, sampler, vae, tiny_vae, vae_dtype, tile_above, dtype, lora_weight, init_image,
+        strength,
+    )  # fmt: skip
+    mine = share()
+    words = texts(prompts, listed, column)
+    asked = Asked(student, teacher, wishes, words, labels, n, seed, seeds, batch, again, download)
+    name, order, turn = ordered(asked, mine.device(device))
+    as_grid = out.suffix == ".png" if grid is None else grid
+    with precisely(wishes.dtype):
+        if as_grid and len(order.raw) == 1 and not grid:
+            facts = alone(order, out)
+        else:
+            facts = sheet(order, out, turn) if as_grid else files(order, out, mine)
     if mine.rank == 0:
-        tell({"subject": found.name, **facts}, as_json)
+        tell({"subject": name, **facts}, as_json)
 
 
-def sheet(order: Order, out: Path, period: int) -> dict[str, Any]:
-    """Draw one picture of all images; gives what the command tells."""
+def alone(order: Order, out: Path) -> dict[str, Any]:
+    """Draw one image as it is; gives what the command tells."""
+    import json
+
+    from dmd2cli.images import save_png, to_pil
+
+    def save(images: Any) -> None:
+        said = {"made": order.made, "condition": order.raw[0], "drawn": order.drawn(0)}
+        save_png(to_pil(images[0]), out, json.dumps(said))
+
+    return picture(order, out, save)
+
+
+def sheet(order: Order, out: Path, turn: list[Any]) -> dict[str, Any]:
+    """Draw one picture of all images; gives what the command tells. turn: the conditions that were taken in turn."""
+    from dmd2cli.cli.again import note
+    from dmd2cli.images import save_grid
+
+    period = len(turn or order.source.teacher.conditions) or 8
+    return picture(order, out, lambda images: save_grid(images, order.raw, period, out, note(order, turn)))
+
+
+def picture(order: Order, out: Path, save: Any) -> dict[str, Any]:
+    """Draw all images, and save them as one file."""
     import time
 
     import torch
 
     from dmd2cli.cli.subject import writable
-    from dmd2cli.images import save_grid
+    from dmd2cli.engine.generate import Share
 
     writable(out)
     started = time.perf_counter()
-    drawn = torch.cat(list(order.source.draw(order.raw, order.seed, batch=order.batch)))
+    drawn = torch.cat([order.draw(places) for places in order.batches(Share())])
     seconds = round(time.perf_counter() - started, 3)
-    save_grid(drawn, order.raw, period, out)
-    nfe = order.source.sampler.nfe
-    return {"n": len(order.raw), "seed": order.seed, "nfe": nfe, "seconds": seconds, "out": str(out)}
+    save(drawn)
+    seed = {"seed": order.seed} if order.seeds is None else {"seeds": list(order.seeds)}
+    return {"n": len(order.raw), **seed, "nfe": order.source.sampler.nfe, "seconds": seconds, "out": str(out)}
 
 
 def files(order: Order, out: Path, mine: Share) -> dict[str, Any]:
@@ -87,7 +129,8 @@ def tell(facts: Mapping[str, Any], as_json: bool) -> None:
     """Print what was drawn."""
     import json
 
-    words = "{out}: {n} images from {subject}, {nfe} network calls each, {seconds:.2f} s".format(**facts)
+    images = "1 image" if facts["n"] == 1 else f"{facts['n']} images"
+    words = "{out}: {images} from {subject}, {nfe} network calls each, {seconds:.2f} s".format(images=images, **facts)
     if not facts.get("complete", True):
         words += "; some of them are still to come from other processes"
     elif facts.get("made", facts["n"]) < facts["n"]:

@@ -8,7 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dmd2cli.cli.default_subject import default
+from dmd2cli.cli.drawing import Wishes, cast, dressed, of_student, overrides
 from dmd2cli.errors import UserError
+from dmd2cli.inference import identity
+from dmd2cli.protocols import Raw
 from dmd2cli.source import Source
 
 
@@ -21,25 +25,50 @@ class Subject:
     teacher: Callable[[], Source] | None = None
     metrics: Sequence[Mapping[str, Any]] = ()
     """What the recipe measures it with: {"use": name, option: value, ...}."""
+    network: str | None = None
+    """inference.identity() of the source, where it was asked for."""
+    is_teacher: bool = False
 
 
 def subject(
-    student: str | None, teacher: str | None, steps: int | None, guidance: float | None, device: str
+    student: str | None,
+    teacher: str | None,
+    steps: int | None,
+    guidance: float | None,
+    device: str,
+    wishes: Wishes | None = None,
+    prompts: Sequence[Raw] = (),
+    download: bool | None = False,
 ) -> Subject:
-    """What was asked for. Raises UserError for contradictory wishes."""
+    """What was asked for, dressed as wished. Raises UserError for contradictory wishes.
+
+    prompts: what a student that is not named had better read. download: whether a published one may be fetched; None:
+    ask on a terminal.
+    """
     if student and teacher:
         raise UserError("--student and --teacher exclude each other: one subject at a time")
-    return _teacher(teacher, steps, guidance, device) if teacher else _student(student, steps, guidance, device)
+    more = wishes or Wishes(steps=steps)
+    if student is None and teacher is None:
+        student = default(prompts, steps, download)
+    if student is None:
+        assert teacher is not None, "one of the two"
+        found = _teacher(teacher, guidance, device, more)
+    else:
+        found = _student(student, steps, guidance, device, more, download)
+    if wishes is None:
+        return found
+    source = dressed(found.source, wishes)
+    network = identity(source)                             # of the weights before they are cast
+    return replace(found, source=cast(source, wishes), network=network)
 
 
-def _student(ref: str | None, steps: int | None, guidance: float | None, device: str) -> Subject:
+def _student(
+    ref: str, steps: int | None, guidance: float | None, device: str, wishes: Wishes, download: bool | None
+) -> Subject:
     from dmd2cli.engine import runtime
-    from dmd2cli.student import load_student, newest
+    from dmd2cli.student import load_student
 
-    if ref is None:
-        ref = str(newest())
-        print(f"no subject given: the newest run is {ref}", file=sys.stderr)
-    found = load_student(ref, runtime.device(device))
+    found = of_student(load_student(ref, runtime.device(device), download), wishes)
     if guidance is not None:
         try:
             found = found.at_guidance(guidance)
@@ -52,18 +81,18 @@ def _student(ref: str | None, steps: int | None, guidance: float | None, device:
     return Subject(ref, found.source, found.teacher, found.contract["metrics"])
 
 
-def _teacher(recipe: str, steps: int | None, guidance: float | None, device: str) -> Subject:
+def _teacher(recipe: str, guidance: float | None, device: str, wishes: Wishes) -> Subject:
     from dmd2cli.engine import build, runtime
     from dmd2cli.recipe import load
     from dmd2cli.recipe_build import check
 
-    found = load(recipe, [f"sampler.steps={steps}"] if steps is not None else [])
+    found = load(recipe, overrides(load(recipe).teacher.use, wishes))
     check(found)
     source = build.teacher_source(found, runtime.device(device))
-    if guidance not in (None, 1.0) and not source.teacher.encode([None])[0]:
+    if guidance not in (None, 1.0) and not source.teacher.encode([])[0]:
         raise UserError(f"--guidance {guidance:g}: this teacher is unconditional; leave --guidance out")
     source = source if guidance is None else replace(source, guidance=guidance)
-    return Subject(recipe, source, metrics=[{"use": m.use, **m.options} for m in found.metrics])
+    return Subject(recipe, source, metrics=[{"use": m.use, **m.options} for m in found.metrics], is_teacher=True)
 
 
 def metrics_of(metric: str, asked: Subject) -> list[tuple[str, dict[str, Any]]]:

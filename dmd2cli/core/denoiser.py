@@ -50,7 +50,10 @@ class JointDenoiser(Denoiser, Protocol):
 
 
 class Backbone(Protocol):
-    """What Preconditioned asks of a network: an encoder, a decoder, and nothing about noise schedules."""
+    """What Preconditioned asks of a network: an encoder, a decoder, and nothing about noise schedules.
+
+    One with `casts = True` takes float32 and computes in the type of its weights, whatever that is.
+    """
 
     def encode(self, x: Tensor, c_noise: Tensor, cond: Cond) -> tuple[Tensor, ...]:
         """A tuple of batch-first tensors that starts with the bottleneck (b, c, *s)."""

@@ -69,10 +69,11 @@ class Rng:
 class Numbered:
     """Streams of numbered images: what image i sees is a function of (seed, i), however images are batched."""
 
-    def __init__(self, seed: int, numbers: Sequence[int]) -> None:
-        """numbers: one per row of the batch."""
-        self.seed, self.numbers = seed, numbers
+    def __init__(self, seed: int | Sequence[int], numbers: Sequence[int]) -> None:
+        """seed: of all rows, or one per row of the batch. numbers: one per row."""
+        seeds = [seed] * len(numbers) if isinstance(seed, int) else seed
+        self.keys = list(zip(seeds, numbers, strict=True))
 
     def normal(self, name: str, like: Tensor) -> Tensor:
         """Unit normal of like's shape, row r drawn for image numbers[r]."""
-        return torch.cat([Rng(self.seed, i).normal(name, like[:1]) for i in self.numbers])
+        return torch.cat([Rng(seed, i).normal(name, like[:1]) for seed, i in self.keys])

@@ -32,19 +32,21 @@ def evaluate_all(
     seed: int,
     teacher: Source | None = None,
     name: str = "student",
+    raw: Sequence[Raw] | None = None,
 ) -> list[dict[str, Any]]:
     """{"metric", "value", ..., "n", "seed", "nfe", "seconds", "diversity", "protocol", "baselines"} of each metric.
 
-    All are measured on the same n samples. Baselines are n real samples, if the metric has some, and n of the
-    teacher's if it is given, under the same protocol and seed. name: what the source is called in "diversity"; the
-    rest of it as in compared().
+    All are measured on the same n samples. raw: their conditions; by default the source's own in turn. Baselines are n
+    real samples, if the metric has some, and n of the teacher's if it is given, under the same protocol and seed. name:
+    what the source is called in "diversity"; the rest of it as in compared().
     """
     metrics = [make() for make in makers]
     check(metrics, n)
-    found = measure_all(metrics, source, n, seed)
+    found = measure_all(metrics, source, n, seed, raw)
     baselines = [{"real": real} if (real := dict(metric.real(n, seed))) else {} for metric in metrics]
     if teacher is not None:
-        for beside, numbers in zip(baselines, measure_all([make() for make in makers], teacher, n, seed), strict=True):
+        again = measure_all([make() for make in makers], teacher, n, seed, raw)
+        for beside, numbers in zip(baselines, again, strict=True):
             beside["teacher"] = numbers
     return [
         {"metric": metric.name, **numbers, "n": n, "seed": seed}
@@ -76,12 +78,14 @@ def measure(metric: Metric, source: Drawn, n: int, seed: int) -> dict[str, Any]:
     return measure_all([metric], source, n, seed)[0]
 
 
-def measure_all(metrics: Sequence[Metric], source: Drawn, n: int, seed: int) -> list[dict[str, Any]]:
-    """measure() of several metrics on the same samples; "seconds" is the drawing alone.
+def measure_all(
+    metrics: Sequence[Metric], source: Drawn, n: int, seed: int, raw: Sequence[Raw] | None = None
+) -> list[dict[str, Any]]:
+    """measure() of several metrics on the same samples; "seconds" is the drawing alone. raw: as in evaluate_all().
 
     No more than one batch of images is held at a time, beside what the metrics and the diversity keep.
     """
-    raw, clock, first, spread = source.conditions(n), Clock(), 0, Diversity()
+    raw, clock, first, spread = source.conditions(n) if raw is None else raw, Clock(), 0, Diversity()
     for images in clock.timed(_images(source, raw, seed)):
         conditions = raw[first : first + len(images)]
         spread.update(images, conditions)

@@ -1,6 +1,6 @@
 """A set of numbered images on disk: PNG files that say how they were made, and all of them in one zip or npz.
 
-    DIR/000000.png, ...    each with a text "dmd2": {"made", "condition"}
+    DIR/000000.png, ...    each with a text "dmd2": {"made", "condition", "drawn"}
     FILE.zip               00000/img00000000.png, ... and dataset.json with the labels: the layout of EDM's data sets
     FILE.npz               arr_0 uint8 (n, h, w, 3), and arr_1 the labels if there are some: the layout of ADM's script
 """
@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,20 @@ class ImageSet:
     folder: Path
     made: Mapping[str, Any]
     raw: Sequence[Raw]
+    seeds: Sequence[int] | None = None
+    """Of each image, where they differ."""
+    drawn: Callable[[int], Mapping[str, Any]] | None = None
+    """What else a file says of its image."""
+
+    def claim(self, number: int) -> dict[str, Any]:
+        """What an image is a function of."""
+        own = {} if self.seeds is None else {"seeds": self.seeds[number]}
+        return {"made": {**self.made, **own}, "condition": self.raw[number]}
 
     def note(self, number: int) -> str:
         """What the file of an image says of it."""
-        return json.dumps({"made": self.made, "condition": self.raw[number]})
+        more = {} if self.drawn is None else {"drawn": self.drawn(number)}
+        return json.dumps({**self.claim(number), **more})
 
     def numbers(self) -> set[int]:
         """The numbers of the images that are there, by name."""
@@ -61,11 +71,12 @@ class ImageSet:
 
     def check(self, path: Path, number: int) -> None:
         """Raise UserError unless a file is that image, or gone since: packed by another process."""
-        held, asked = read_note(path), self.note(number)
+        held = read_note(path)
         if held is None and path.exists():
             raise UserError(f"{path}: was not made by dmd2 sample, or is damaged; remove it, or choose another -o")
-        if held is not None and held != asked:
-            refuse(path, json.loads(held), json.loads(asked))
+        if held is not None:
+            said = {key: value for key, value in json.loads(held).items() if key != "drawn"}
+            refuse(path, said, json.loads(json.dumps(self.claim(number))))
 
 
 def refuse(path: Path, held: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
@@ -92,7 +103,8 @@ def packed(out: Path, found: ImageSet) -> bool:
 def whole(found: ImageSet) -> dict[str, Any]:
     """What a file says of a set; the conditions of its images as one digest."""
     conditions = hashlib.sha256(json.dumps(list(found.raw)).encode()).hexdigest()[:16]
-    return {"made": dict(found.made), "n": len(found.raw), "conditions": conditions}
+    seeds = {} if found.seeds is None else {"seeds": list(found.seeds)}
+    return {"made": dict(found.made), "n": len(found.raw), "conditions": conditions, **seeds}
 
 
 def finish(found: ImageSet, out: Path) -> bool:

@@ -46,6 +46,9 @@ class Pretraining:
     player: Player
     loader: Loader
 
+    def begin(self) -> None:
+        """Nothing: it starts from scratch."""
+
     def seek(self, step: int) -> None:
         """Nothing: every step is alike."""
 
@@ -79,6 +82,8 @@ class Pretraining:
         made = {"task": self.recipe.task.use, "seed": run.seed, "steps": step, **self.task.score(best)}
         metadata = {"details": json.dumps(dict(self.task.details)), "provenance": json.dumps(made)}
         save_weights(best.state_dict(), folder / RESULT, metadata)
+        if self.task.save is not None:
+            self.task.save(best, folder)
         self.player.module.train()
 
     def preview(self, path: Path) -> None:

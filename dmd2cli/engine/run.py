@@ -39,6 +39,8 @@ def run(
     device = runtime.device(asked.run.device)
     runtime.set_threads(asked.run.threads)
     made = job(asked, device)
+    if start is None:
+        made.begin()
     trainer.check_folder(folder)
     checkpoint.write_text(folder / "recipe.yaml", dump(asked))
     checkpoint.write_json(folder / "run.json", facts(asked, command, device))

@@ -92,7 +92,7 @@ def compile_in_place(block: nn.Module) -> None:
 
 
 def store_teacher(module: nn.Module, run: Run) -> None:
-    """Store a frozen network in run.teacher_weights, after generator and critic were copied from it.
+    """Store a frozen network in run.teacher_weights, after generator and critic were copied from it; adapters stay.
 
     Raises UserError for bf16 storage of a network that computes in float32.
     """
@@ -101,4 +101,5 @@ def store_teacher(module: nn.Module, run: Run) -> None:
     if any(isinstance(part, Preconditioned) and part.autocast is None for part in module.modules()):
         raise UserError("run.teacher_weights: bf16 needs run.precision=bf16; the networks of this run are float32")
     for p in module.parameters():
-        p.data = p.data.to(torch.bfloat16)
+        if not p.requires_grad:
+            p.data = p.data.to(torch.bfloat16)

@@ -52,8 +52,9 @@ def check_table(schedule: NoiseSchedule, times: Sequence[float]) -> None:
         return
     n = len(schedule.alphas_cumprod)
     if off := [t for t in times if abs(t * n - round(t * n)) > 1e-6 * n or round(t * n) < 1]:
-        steps = [k for k in range(1, 9) if n % k == 0]
-        even = f"evenly spaced steps must divide {n} ({', '.join(map(str, steps))}, ...)"
+        first = round(times[0] * n) if times[0] != off[0] else n
+        steps = [k for k in range(1, 9) if first % k == 0]
+        even = f"evenly spaced steps must divide {first} ({', '.join(map(str, steps))}, ...)"
         raise UserError(f"{off[0]:.6g} is between two of the {n} timesteps of this teacher's table; {even}")
 
 

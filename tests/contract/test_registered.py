@@ -99,16 +99,20 @@ CASES = {
     ],
     "rewards": [("digits-confidence", {}), ("digits-ink", {})],
     "metrics": [
+        ("clip-score", {}),                                # needs weights: tests/metrics
+        ("diversity", {"extractor": "tiny", "size": 16}),
         ("fd", {"extractor": "tiny", "allow_small": True}),
         ("fd-digits", {}),
         ("fid", {}),                                       # needs weights: tests/metrics
         ("inception-score", {"extractor": "tiny"}),
         ("kid", {"extractor": "tiny", "subsets": 5, "subset_size": 20}),
         ("modes", {}),
+        ("patch-fid", {"extractor": "tiny", "allow_small": True}),
         ("precision-recall", {"extractor": "tiny"}),
     ],
     "extractors": [("digits", {}), ("inception-clean", {}), ("inception-edm", {}), ("tiny", {})],
-    "converters": [("edm", {}), ("edm-student", {})],
+    "converters": [("edm", {}), ("edm-student", {}), ("sd-student", {})],
+    "students": [(n, {}) for n in ("sdxl-1step", "sdxl-4step", "sdxl-4step-lora")],
     "exporters": [(n, {}) for n in ("comfyui", "diffusers", "lora", "onnx", "safetensors", "torch-export")],
     "pretraining": [("digits-classifier", {}), ("digits-teacher", {})],
 }  # fmt: skip
@@ -190,12 +194,12 @@ PICTURES = {
 @cases("metrics")
 def test_metric(plugin, tmp_path):
     name, options = plugin
-    if name == "fid":
+    if name in ("fid", "clip-score"):
         pytest.skip("its published network needs weights")
     pictures = PICTURES.get(name, PICTURES["fd-digits"])()
     if name not in PICTURES:
         save_singles(to_uint8(images()[0][200:300]), tmp_path)
-        options = {**options, "reference": str(tmp_path)} if name != "inception-score" else options
+        options = {**options, "reference": str(tmp_path)} if name not in ("inception-score", "diversity") else options
     check_metric(lambda: made("metrics", (name, options)), *pictures)
 
 

@@ -181,6 +181,19 @@ def test_an_unknown_exporter_is_answered_with_the_known_ones(here, refused, tiny
     assert said.startswith("exporter 'floppy' is not installed; choose from comfyui, diffusers, lora, onnx,")
 
 
+@pytest.mark.parametrize(
+    ("form", "option", "said"),
+    [
+        ("lora", "rnk=3", "lora.rnk: unknown key; did you mean 'rank'?"),
+        ("lora", "rank=abc", 'lora.rank: must be a valid integer, got "abc"'),
+        ("safetensors", "student=3", "safetensors.student: unknown key; there is none to choose from"),
+        ("lora", "rank", "override 'rank': not KEY=VALUE; write for example run.steps=200"),
+    ],
+)
+def test_a_wrong_option_of_an_exporter_is_named(here, refused, tiny, form, option, said):
+    assert refused("export", tiny, "--format", form, "-o", "out", option) == said
+
+
 # -- places that cannot be written -----------------------------------------------------------------------------
 
 
@@ -203,12 +216,12 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(here, refused, 
     assert tree(here) == {file.relative_to(here): b"just words\n"}
 
 
-@pytest.mark.parametrize("command", ["eval", "export"])
-def test_a_folder_is_not_overwritten_by_a_file(here, refused, tiny, command):
+def test_a_folder_is_not_overwritten_by_a_file(here, refused, tiny):
     (here / "folder").mkdir()
-    wish = {"eval": ["fd-digits", "--student", tiny, "--json", "folder"]}
-    wish["export"] = [tiny, "--format", "safetensors", "-o", "folder"]
-    assert refused(command, *wish[command]) == "folder: is a folder; name a file in it"
+    said = refused("eval", "fd-digits", "--student", tiny, "--json", "folder")
+    assert said == "folder: is a folder; name a file in it"
+    said = refused("export", tiny, "--format", "safetensors", "-o", "folder")
+    assert said == "-o folder: is there already; name a new folder, or a file in it"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

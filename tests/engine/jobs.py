@@ -16,6 +16,9 @@ class Walk:
         """bad: {step done: value it logs}. act: called with the step done, while it is trained."""
         self.place, self.bad, self.act, self.asked = torch.zeros(3), bad or {}, act or (lambda step: None), []
 
+    def begin(self):
+        pass
+
     def seek(self, step):
         pass
 

@@ -4,7 +4,9 @@ import contextlib
 
 import pytest
 from dmd2_plugins.digits.extractor import DigitFeatures
-from dmd2_plugins.metrics.fd import fd, fid
+from dmd2_plugins.metrics.clip_score import ClipScore
+from dmd2_plugins.metrics.diversity import ByPrompt
+from dmd2_plugins.metrics.fd import fd, fid, patch_fid
 from dmd2_plugins.metrics.inception_clean import InceptionClean
 from dmd2_plugins.metrics.inception_edm import InceptionEdm
 from dmd2_plugins.metrics.inception_score import InceptionScore
@@ -17,7 +19,8 @@ from dmd2cli import registry
 
 NAMES = {
     "metrics": {
-        "fd": fd, "fid": fid, "kid": Kid, "precision-recall": PrecisionRecall, "inception-score": InceptionScore
+        "fd": fd, "fid": fid, "kid": Kid, "precision-recall": PrecisionRecall, "inception-score": InceptionScore,
+        "patch-fid": patch_fid, "clip-score": ClipScore, "diversity": ByPrompt,
     },
     "extractors": {
         "tiny": Tiny, "digits": DigitFeatures, "inception-edm": InceptionEdm, "inception-clean": InceptionClean

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from dmd2cli.engine import preview
 from dmd2cli.engine.networks import Networks
+from dmd2cli.engine.plan import helpers
 from dmd2cli.engine.plan.networks import fake, players, size
 from dmd2cli.engine.plan.probe import Rehearsal, Rehearsed
 from dmd2cli.recipe import Recipe
@@ -61,7 +63,9 @@ class Memory:
     stages: Sequence[tuple[Stage, Rehearsed]]
     batch: int
     preview: int
-    """Images of a preview, drawn at once."""
+    """Images of a preview, a micro-batch of them at once; 0 for none."""
+    decoding: helpers.Decoding | None = None
+    """Of these images, where a network decodes them."""
 
     @property
     def data(self) -> int:
@@ -81,10 +85,17 @@ class Memory:
             for name, curve in (("generator", stage.generator), ("critic", stage.critic)):
                 alive, formed = curve.peak(rows, gradients[name] if rows < self.batch else None)
                 found.append(Phase(i, f"{name} update", formed, alive - formed, self.lasting + alive))
-        drawn = max(stage.sample.peak(self.preview)[0] for _, stage in self.stages)
+        found += self.previews(min(rows, self.preview)) if self.preview else []
         copies = sum(network.copies for network in self.networks)
-        found.append(Phase(None, f"preview of {self.preview}", 0, drawn, self.lasting + drawn))
         return [*found, Phase(None, "checkpoint", 0, copies, self.lasting + copies)]
+
+    def previews(self, rows: int) -> list[Phase]:
+        """Drawing a preview, and decoding it, so many images at once."""
+        drawn = max(stage.sample.peak(rows)[0] for _, stage in self.stages)
+        found = {f"preview of {self.preview}": drawn}
+        if self.decoding is not None and self.decoding.problem is None:
+            found["decoding of a preview"] = self.decoding.peak(rows)
+        return [Phase(None, name, 0, size, self.lasting + size) for name, size in found.items()]
 
     def peak(self, rows: int) -> int:
         """Bytes at the worst moment of a run."""
@@ -100,14 +111,26 @@ def memory(recipe: Recipe, kind: str) -> Memory:
     for module in (*cast.frozen, *cast.learners, *cast.teacher.helpers):
         fake(module, mode)
     known = dict[str, Rehearsed]()
-    for stage in stages:
-        if (key := same(stage.recipe)) not in known:
-            known[key] = Rehearsal(stage.recipe, cast, mode, kind).rehearsed()
+    with helpers.watched(cast.teacher.helpers) as used:
+        for stage in stages:
+            if (key := same(stage.recipe)) not in known:
+                known[key] = Rehearsal(stage.recipe, cast, mode, kind).rehearsed()
     found = [(stage, known[same(stage.recipe)]) for stage in stages]
     extra = {name: weights for _, stage in found for name, weights in stage.extra.items()}
     networks += [Network(name, weights // 4, weights) for name, weights in extra.items()]
-    columns = min(len(cast.teacher.conditions) or 8, 10)                             # as distill.DistillJob.preview()
-    return Memory(networks, found, recipe.run.batch, 4 * columns)
+    n = preview.count(cast.teacher) if recipe.run.preview_every is not None else 0
+    decoding = helpers.Decoding(cast.teacher, mode) if n and cast.teacher.helpers else None
+    text = any(helpers.on_the_fly(stage.recipe) for stage in stages)
+    asked = helpers.loaded(cast.teacher, used | (decoding.used if decoding else set()), text, mode)
+    networks += [Network(name, count(helper), size(helper)) for name, helper in asked]
+    return Memory(networks, found, recipe.run.batch, n, decoding)
+
+
+def lasting(recipe: Recipe, kind: str) -> int:
+    """Bytes that the networks of a recipe take at least, without a rehearsal. Raises UserError as players()."""
+    first = staged(recipe)[0].recipe
+    found = accounts(players(first, kind), first.student.ema_halflife_images is not None, kind)
+    return sum(network.lasting for network in found) + max(network.gradients for network in found)
 
 
 def same(recipe: Recipe) -> str:
@@ -121,8 +144,7 @@ def same(recipe: Recipe) -> str:
 def accounts(cast: Networks, averaged: bool, kind: str) -> list[Network]:
     """The players' networks; the critics of several calls are named critic, critic-1, ..."""
     first, *others = cast.frozen
-    found = [Network("teacher", count(first), size(first))]
-    found += [Network(f"base {i}", count(base), size(base)) for i, base in enumerate(others, 1)]
+    found = [resting("teacher", first), *(resting(f"base {i}", base) for i, base in enumerate(others, 1))]
     found.append(learner("generator", cast.generator, averaged, kind))
     if cast.teacher.network is not None:
         found.append(Network("start", count(cast.teacher.network), size(cast.teacher.network)))
@@ -141,3 +163,10 @@ def learner(name: str, module: nn.Module, averaged: bool, kind: str) -> Network:
 def count(module: nn.Module) -> int:
     """Parameters of a module."""
     return sum(p.numel() for p in module.parameters())
+
+
+def resting(name: str, module: nn.Module) -> Network:
+    """A frozen network, without the adapters in it, which are networks of their own."""
+    frozen = [p for p in module.parameters() if not p.requires_grad]
+    buffers = sum(b.nbytes for b in module.buffers())
+    return Network(name, sum(p.numel() for p in frozen), sum(p.nbytes for p in frozen) + buffers)

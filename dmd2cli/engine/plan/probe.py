@@ -19,6 +19,7 @@ from dmd2cli.core.denoiser import Cond
 from dmd2cli.core.random import Rng
 from dmd2cli.data.base import Batch, PairBatch
 from dmd2cli.engine import build
+from dmd2cli.engine.cut import Cut, through
 from dmd2cli.engine.distillation import Distillation
 from dmd2cli.engine.networks import Networks
 from dmd2cli.engine.plan.curve import Curve, curve
@@ -151,8 +152,8 @@ class Rehearsal:
         def action(tape: Tape) -> None:
             with without_gradient(self.d.critics):
                 tape.watch(self.d.generator.parameters)
-                made = self.d.student(batch, blank(batch), grad=True)
-                self.loss("generator", made).backward()  # type: ignore[no-untyped-call]
+                cut = Cut(self.d.nets_for)
+                cut.backward(self.loss("generator", cut(self.d.student(batch, blank(batch), grad=True))))
 
         return self.taped(action)
 
@@ -163,7 +164,7 @@ class Rehearsal:
 
         def action(tape: Tape) -> None:
             tape.watch(d.critic.parameters)
-            self.loss("critic", made).backward()  # type: ignore[no-untyped-call]
+            through(d.nets.fake)(self.loss("critic", made))
 
         return self.taped(action)
 

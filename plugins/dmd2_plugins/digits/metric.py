@@ -7,9 +7,11 @@ from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from dmd2_plugins.digits.captions import named
 from dmd2_plugins.digits.classifier import SEEDS, embed, load
 from dmd2_plugins.digits.data import images, to_uint8
 from dmd2cli.core.random import Rng
@@ -19,6 +21,8 @@ from dmd2cli.frechet import distance, precision_recall
 from dmd2cli.protocols import Raw
 
 NEIGHBOURS = 5
+SIDE = 8
+"""Pixels of a side, of the digits and of what their classifiers read."""
 
 
 class FdDigits:
@@ -27,6 +31,10 @@ class FdDigits:
     classifier: training seed of the feature space. Features are scaled by one scalar so that their mean
     variance over the real digits is 1. Smaller FD is better; it is biased upwards at small n, so compare
     only at equal n.
+
+    Larger images are measured as 8 x 8 averages of their pixels, in grey. A condition is a label, or a caption that
+    names one digit in words; class_accuracy, the share of images in which the classifier sees the digit that was asked
+    for, is there if every condition asks for one.
     """
 
     name = "fd-digits"
@@ -40,7 +48,7 @@ class FdDigits:
         self.scale = float(features.var(dim=0).mean().rsqrt())
         self.real_features = features * self.scale
         self.images: list[Tensor] = []
-        self.labels: list[Raw] = []
+        self.labels: list[int] = []
 
     @property
     def protocol(self) -> Mapping[str, Any]:
@@ -48,21 +56,22 @@ class FdDigits:
         return {
             "features": f"64-d classifier of seed {self.seed}",
             "reference": f"all {real} digits of scikit-learn",
+            "resize": "none; of larger images the averages of equal blocks, grey",
             "direction": "lower is better",
             "precision_recall": f"k = {NEIGHBOURS}, the first {real} samples against {real}",
         }
 
     def update(self, images: UInt8[Tensor, "b 3 8 8"], conditions: Sequence[Raw]) -> None:
-        if images.shape[1:] != (3, 8, 8):
-            raise UserError(f"fd-digits: images must be 8 x 8 with 3 channels, got {tuple(images.shape[1:])}")
-        self.images.append(images.cpu())
-        self.labels += conditions
+        height, width = images.shape[2:]
+        if images.shape[1] != 3 or height != width or height % SIDE:
+            raise UserError(f"fd-digits: images must be 8k x 8k with 3 channels, got {tuple(images.shape[1:])}")
+        self.images.append(small(images.cpu()))
+        self.labels += [asked(condition) for condition in conditions]
 
     def compute(self) -> Mapping[str, float]:
         found = self._measure(torch.cat(self.images))
-        labels = [-1 if label is None else int(label) for label in self.labels]
-        right = (found.pop("predicted") == torch.tensor(labels)).double().mean().item()
-        return found | ({"class_accuracy": right} if -1 not in labels else {})
+        right = (found.pop("predicted") == torch.tensor(self.labels)).double().mean().item()
+        return found | ({"class_accuracy": right} if -1 not in self.labels else {})
 
     def real(self, n: int, seed: int) -> Mapping[str, float]:
         """n bootstrapped real digits against all of them: the floor of an n-sample evaluation.
@@ -89,6 +98,18 @@ class FdDigits:
             "memorisation_ratio": nearest(images, self.real_images) / leave_one_out(self.real_images),
             "predicted": predicted,
         }
+
+
+def small(images: UInt8[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 8 8"]:
+    """Grey images of the digits' size; those that are so already are left as they are."""
+    grey = F.adaptive_avg_pool2d(images.float().mean(1, keepdim=True), SIDE)
+    return grey.round().to(torch.uint8).expand(-1, 3, -1, -1)
+
+
+def asked(condition: Raw) -> int:
+    """The digit that a condition asks for, -1 if it asks for none or for several."""
+    found = named(condition) if isinstance(condition, str) else condition
+    return -1 if found is None else found
 
 
 def nearest(images: UInt8[Tensor, "b 3 8 8"], real: UInt8[Tensor, "n 3 8 8"]) -> float:

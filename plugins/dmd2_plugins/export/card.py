@@ -50,4 +50,12 @@ def guidance(scale: float | Mapping[str, float]) -> str:
 def licences(contract: Mapping[str, Any]) -> str:
     """Of the base model; our own code puts none on weights."""
     base = contract.get("details", {}).get("licence", "that of the base model")
-    return f"- {base}\n- of the images and prompts it was trained on, if any: the trainer's to say\n"
+    items = [*inherited(contract), base, "of the images and prompts it was trained on, if any: the trainer's to say"]
+    return "".join(f"- {item}\n" for item in items)
+
+
+def inherited(contract: Mapping[str, Any]) -> list[str]:
+    """The licence of weights that others have published, where the student is these, or started from them."""
+    trained = contract.get("trained", {})
+    named = {"these weights": trained.get("converted", {}), "the weights that it started from": trained.get("init", {})}
+    return [f"{whose}: {source['licence']}" for whose, source in named.items() if source.get("licence")]

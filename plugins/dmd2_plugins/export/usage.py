@@ -32,7 +32,7 @@ def metadata(student: Student, **more: object) -> dict[str, str]:
         "dmd2_sampler": "euler" if ode(student) else "lcm",
         "dmd2_base": card.named(str(details["model"])),
         "dmd2_base_sha256": str(details.get("sha256", "")),
-        "dmd2_licence": str(details["licence"]),
+        "dmd2_licence": "; ".join([*card.inherited(student.contract), str(details["licence"])]),
         **{name: str(value) for name, value in more.items()},
     }
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from dmd2_plugins.stable_diffusion.late import Late
+from dmd2cli.errors import UserError
 
 PIXELS = 2**22
 """Of all images that are decoded at once: four of 1024 x 1024."""
@@ -29,7 +32,9 @@ class Codec:
     tiny: Late | None = None
     """Of an AutoencoderTiny (TAESD), which decodes model units as they are."""
     tile_above: int = 1536
-    """Images with a longer side than this are decoded in overlapping tiles."""
+    """Images with a longer side than this are decoded, and encoded, in overlapping tiles."""
+    small: bool = False
+    """Whether images are drawn by the small decoder."""
 
     def __call__(self, x: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b 3 H W"]:
         """Truncated as in the DMD2 release; anything outside [-1, 1] is clipped."""
@@ -42,28 +47,40 @@ class Codec:
         return [self.finite(x[i : i + at_once]) for i in range(0, len(x), at_once)]
 
     def finite(self, x: Tensor) -> Tensor:
-        """Pixels; the VAE stays in float32 once it had to be."""
-        found = self.pixels(x)
-        if found.isfinite().all() or not x.isfinite().all() or self.vae.place.dtype == torch.float32:
+        """Pixels by the decoder that draws."""
+        work, part = (self.tiny_pixels, self.tiny) if self.small else (self.pixels, self.vae)
+        return self.guarded(work, x, part)
+
+    def guarded(self, work: Callable[[Tensor], Tensor], x: Tensor, part: Late | None = None) -> Tensor:
+        """What the VAE makes of x; it stays in float32 once it had to be."""
+        part, found = part or self.vae, work(x)
+        if found.isfinite().all() or not x.isfinite().all():
             return found
-        was = str(self.vae.place.dtype).removeprefix("torch.")
+        if part.place.dtype == torch.float32:
+            said = "the VAE gives values that are not finite, in float32 too; its pictures mean nothing"
+            print(f"warning: {said}", file=sys.stderr)
+            return found
+        was = str(part.place.dtype).removeprefix("torch.")
         print(f"the VAE overflows in {was}: in float32 from here on (teacher.vae_dtype: fp32)", file=sys.stderr)
-        self.vae.to(torch.float32)
-        return self.pixels(x)
+        part.exact()
+        return self.guarded(work, x, part)
 
     def pixels(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         """Pixels in [-1, 1], float32, differentiable; neither clipped nor rounded."""
-        place, vae = self.vae.place, self.vae.get()
-        long = max(x.shape[-2:]) * self.factor > self.tile_above
-        (vae.enable_tiling if long else vae.disable_tiling)()
+        place, vae = self.vae.place, self.tiled(self.vae.get(), max(x.shape[-2:]) * self.factor)
         z = x.to(place.device) / self.scale + self.shift
         return vae.decode(z.to(place.dtype), return_dict=False)[0].float()
+
+    def tiled(self, vae: Any, side: int) -> Any:
+        """A VAE that works in tiles where an image has a long side of so many pixels."""
+        (vae.enable_tiling if side > self.tile_above else vae.disable_tiling)()
+        return vae
 
     def tiny_pixels(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         """The same by the small decoder."""
         assert self.tiny is not None, "offered only where there is one"
-        place = self.tiny.place
-        return self.tiny.get().decode(x.to(place), return_dict=False)[0].float()
+        place, vae = self.tiny.place, self.tiled(self.tiny.get(), max(x.shape[-2:]) * self.factor)
+        return vae.decode(x.to(place), return_dict=False)[0].float()
 
     @torch.no_grad()
     def latents(self, images: Tensor, noise: Tensor | None = None) -> Float[Tensor, "b c h w"]:
@@ -72,12 +89,17 @@ class Codec:
         noise: unit normal of the latents' shape, for a sample.
         """
         pixels = images / 127.5 - 1 if images.dtype == torch.uint8 else images
-        place = self.vae.place
-        posterior: Any = self.vae.get().encode(pixels.to(place)).latent_dist
+        return (self.guarded(partial(self.encoded, noise=noise), pixels) - self.shift) * self.scale
+
+    def encoded(self, pixels: Tensor, noise: Tensor | None) -> Tensor:
+        """What the VAE gives, in its own units, float32."""
+        place, vae = self.vae.place, self.tiled(self.vae.get(), max(pixels.shape[-2:]))
+        posterior: Any = vae.encode(pixels.to(place)).latent_dist
         z = posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(place)
-        return (z.float() - self.shift) * self.scale
+        return z.float()
 
     def with_tiny(self) -> Codec:
-        """The same, drawing by the small decoder."""
-        assert self.tiny is not None, "offered only where there is one"
-        return replace(self, vae=self.tiny, scale=1.0, shift=0.0)
+        """The same, drawing by the small decoder. Raises UserError if there is none."""
+        if self.tiny is None:
+            raise UserError("this teacher names no small decoder; name one (TAESD, TAESDXL)")
+        return replace(self, small=True)

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from dmd2cli.errors import UserError
+from dmd2cli.hub import snapshot
 
 SHIPPED = Path(__file__).with_name("configs")
 """Configurations of the published Stable Diffusion 1.5 and SDXL, without weights and tokenizers."""
@@ -119,15 +120,16 @@ def find(ref: str, revision: str | None = None, variant: str | None = None) -> F
 
 def cached(name: str, revision: str | None) -> Path:
     """A repository in the local hub cache. Raises UserError if it is not there."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
-        return Path(snapshot_download(name, revision=revision, local_files_only=True))
+        validate_repo_id(name)
     except HFValidationError as err:
         raise UserError(f"{name}: no such folder, and no name of the hub either ({str(err).splitlines()[0]})") from None
-    except LocalEntryNotFoundError:
-        raise UserError(f"{name}: not in the local hub cache; get it with `{command(name, revision)}`") from None
+    if (found := snapshot(name, revision)) is None:
+        raise UserError(f"{name}: not in the local hub cache; get it with `{command(name, revision)}`")
+    return found
 
 
 def command(name: str, revision: str | None) -> str:

@@ -26,8 +26,13 @@ class Late(nn.Module):
     def get(self) -> Any:
         """The module, where it is to be."""
         if self.part is None:
-            self.part = self.load().eval().requires_grad_(False).to(self.place.device, self.place.dtype)
+            self.part = nn.Module.to(self.load().eval().requires_grad_(False), self.place.device, self.place.dtype)
         return self.part
+
+    def exact(self) -> None:
+        """Go on in float32, with weights that are read again: those of a smaller type were rounded, or overflowed."""
+        self.part = None
+        self.to(torch.float32)
 
     @property
     def loaded(self) -> bool:
@@ -38,5 +43,5 @@ class Late(nn.Module):
 def held(module: nn.Module, dtype: str) -> Late:
     """A module that is there already, in a type."""
     found = Late(lambda: module, dtype)
-    found.part = module.eval().requires_grad_(False).to(DTYPES[dtype])
+    found.part = nn.Module.to(module.eval().requires_grad_(False), DTYPES[dtype])  # diffusers' own `to` warns
     return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dmd2_plugins.stable_diffusion import clock as clocks
+from dmd2_plugins.stable_diffusion.autoencoder import autoencoders
 from dmd2_plugins.stable_diffusion.clock import Clock
 from dmd2_plugins.stable_diffusion.family import LENGTHS, SD, XL, Family, family
 from dmd2_plugins.stable_diffusion.folder import SHIPPED, Folder
@@ -17,6 +18,9 @@ from dmd2cli.errors import UserError
 
 EXPECTED = {"sd15": SD, "sdxl": XL}
 """Teacher -> its family; `diffusers` takes all."""
+
+LOOSE = ("text", "vae", "tiny", "config", "text_dtype", "vae_dtype", "tile_above")
+"""Options that may be others than the recorded ones of a student."""
 
 INHERITED = "whose use restrictions a student inherits; a fine-tune of it may have a licence of its own"
 LICENCES = {
@@ -72,11 +76,18 @@ class Spec:
         return self.family.shapes(self.config, self.length)
 
 
-def revived(name: str, details: Mapping[str, Any]) -> Spec:
-    """From the details of a student. Raises UserError for those of another teacher."""
+def revived(name: str, details: Mapping[str, Any], over: Mapping[str, Any] | None = None) -> Spec:
+    """From the details of a student. over: options that take the place of the recorded ones.
+
+    Raises UserError for those of another teacher, and for options that are what the student is.
+    """
     if details.get("family") != name:
         raise UserError(f"student: was distilled from {details.get('family')!r}, not from {name}")
-    options = Options(**{**details["options"], "model": details["model"]})
+    over = over or {}
+    if fixed := [key for key in over if key not in LOOSE]:
+        raise UserError(f"{fixed[0]}: is what the student was trained with; {', '.join(LOOSE)} may be others")
+    options = Options(**{**details["options"], "model": details["model"], **over})
+    autoencoders(options if {"vae", "tiny"} & over.keys() else Options(), details["latents"]["channels"])
     return Spec(name, options, family(details["config"]), clocks.read(details["scheduler"]), details)
 
 
@@ -108,6 +119,7 @@ def described(name: str, options: Options, model: Model, marks: Mapping[str, Any
         raise UserError(f"{options.model}: is not a model of {name}; set teacher.use: {use}")
     latents = codec(model.base.config("vae"), config)
     size = resolution(options, config, latents["factor"])
+    autoencoders(options, latents["channels"])
     sides = [side // latents["factor"] for side in size]
     _, rows, columns = found.features(config, *sides)
     given = {**marks, **{key: value for key, value in options.given.items() if value is not None}}
@@ -154,8 +166,16 @@ def resolution(options: Options, config: Mapping[str, Any], factor: int) -> tupl
         side = config.get("sample_size") or 128
         asked = side * factor if isinstance(side, int) else (side[0] * factor, side[1] * factor)
     height, width = (asked, asked) if isinstance(asked, int) else tuple(asked)
+    check_size(height, width, config, factor, "resolution: ")
+    return height, width
+
+
+def check_size(height: int, width: int, config: Mapping[str, Any], factor: int, where: str = "") -> None:
+    """Raise UserError for sides in pixels that latents cannot have, or the network not read."""
     unit = factor * (1 if config["_class_name"].startswith("UNet") else config.get("patch_size") or 2)
     unit = 2 * factor if config["_class_name"] == "FluxTransformer2DModel" else unit
     if height < unit or width < unit or height % unit or width % unit:
-        raise UserError(f"resolution: {height} x {width} pixels; sides must be multiples of {unit}")
-    return height, width
+        raise UserError(f"{where}{height} x {width} pixels; sides must be multiples of {unit}")
+    most = unit * (config.get("pos_embed_max_size") or max(height, width))
+    if max(height, width) > most:
+        raise UserError(f"{where}{height} x {width} pixels; this network has positions for sides of at most {most}")

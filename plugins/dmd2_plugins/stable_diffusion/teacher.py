@@ -19,11 +19,10 @@ from dmd2_plugins.stable_diffusion.late import Late, held
 from dmd2_plugins.stable_diffusion.lora import Adapter, adapter
 from dmd2_plugins.stable_diffusion.options import Model, Options, opened
 from dmd2_plugins.stable_diffusion.prompts import Blank, Prompts
-from dmd2_plugins.stable_diffusion.spec import Spec, absent, described, revived
+from dmd2_plugins.stable_diffusion.spec import Spec, absent, check_size, described, revived
 from dmd2_plugins.stable_diffusion.text import Text
 from dmd2_plugins.stable_diffusion.unet import GUIDANCE_WIDTH
 from dmd2cli.core.denoiser import Preconditioned
-from dmd2cli.errors import UserError
 from dmd2cli.protocols import Teacher
 
 
@@ -31,7 +30,7 @@ def named(name: str) -> Callable[..., Teacher]:
     """A teacher function, its parameters the fields of Options."""
 
     def teacher(**given: Any) -> Teacher:
-        return build(name, Options(**given))
+        return build(name, Options(**given), {key: value for key, value in given.items() if key != "skeleton"})
 
     teacher.__name__ = teacher.__qualname__ = name
     teacher.__module__ = Options.__module__                  # where the names in the annotations are known
@@ -43,13 +42,15 @@ def named(name: str) -> Callable[..., Teacher]:
 sd15, sdxl, diffusers = named("sd15"), named("sdxl"), named("diffusers")
 
 
-def build(name: str, options: Options) -> Teacher:
+def build(name: str, options: Options, given: Mapping[str, Any] | None = None) -> Teacher:
     """The teacher of some options; with a skeleton, of a student's details or without weights.
+
+    given: the options that were named beside a student's details, and go before them.
 
     Raises UserError, in one line, for whatever of the model is missing or does not fit.
     """
     if options.skeleton:
-        spec = revived(name, options.skeleton)
+        spec = revived(name, options.skeleton, given)
         return wrap(spec, network(spec, skeleton(spec.config)))
     options = options.placed(name)
     if options.skeleton is not None:
@@ -127,9 +128,12 @@ def teacher(spec: Spec, denoiser: Preconditioned, encode: Any, codec: Codec, hel
         guided_network=partial(guided_network, spec, denoiser) if guided else None,
         decoders={"full": codec.pixels, **({"tiny": codec.tiny_pixels} if codec.tiny else {})},
         details=spec.details,
+        prompts=True,
         units=spec.family.units(),
         lora_targets=spec.family.targets,
         helpers=helpers,
+        resized=resized,
+        negative=negative,
     )
 
 
@@ -169,8 +173,7 @@ def resized(source: Teacher, height: int, width: int) -> Teacher:
     """The same teacher for images of another size. Raises UserError for sides that latents cannot have."""
     codec, prompts = source.decode, source.encode
     assert isinstance(codec, Codec) and isinstance(prompts, Prompts), "a teacher of this family"
-    if height % codec.factor or width % codec.factor:
-        raise UserError(f"{height} x {width} pixels: sides must be multiples of {codec.factor}")
+    check_size(height, width, source.details["config"], codec.factor)
     shape = (source.shape[0], height // codec.factor, width // codec.factor)
     return replace(source, shape=shape, encode=prompts.at_size(height, width))
 

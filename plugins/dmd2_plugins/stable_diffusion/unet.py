@@ -28,6 +28,8 @@ TARGETS = (
 class UNet(nn.Module):
     """c_noise is the integer timestep. Reads text (b, n, d); pooled, time_ids and guidance where it can."""
 
+    casts = True
+
     def __init__(self, unet: nn.Module) -> None:
         """unet: a UNet2DConditionModel whose configuration check() takes."""
         super().__init__()

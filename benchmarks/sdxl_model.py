@@ -1,0 +1,120 @@
+"""SDXL with random weights, and data that are encoded already: what benchmarks/sdxl.py runs. Nothing is read or kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from dmd2_plugins.stable_diffusion.folder import SHIPPED, Folder, quiet
+from dmd2_plugins.stable_diffusion.options import Model, Options
+from dmd2_plugins.stable_diffusion.spec import Spec, described
+from dmd2_plugins.stable_diffusion.teacher import network, skeleton, wrap
+from torch import nn
+
+from dmd2cli.core.random import Rng
+from dmd2cli.protocols import Example, Teacher
+
+TINY: Mapping[str, Mapping[str, Any]] = {
+    "unet": {
+        "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8, "sample_size": 8,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "attention_head_dim": (2, 4),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "transformer_layers_per_block": (1, 2),
+        "cross_attention_dim": 56, "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 72,
+    },
+    "vae": {
+        "block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4, "sample_size": 16,
+        "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2,
+    },
+}  # fmt: skip
+"""Sizes of the tiny SDXL of the tests, by part: latents of 8 x 8."""
+
+SMALL = {"unet": {"block_out_channels": (80, 160, 320), "attention_head_dim": (2, 4, 8), "norm_num_groups": 16}}
+"""A quarter of SDXL's widths, at its depth and with its latents of 128 x 128: 183 M parameters."""
+
+
+class Scaled(Folder):
+    """The published configuration with other sizes."""
+
+    changes: Mapping[str, Mapping[str, Any]] = {}
+
+    def config(self, part: str) -> dict[str, Any]:
+        return {**super().config(part), **self.changes.get(part, {})}
+
+
+def spec(changes: Mapping[str, Mapping[str, Any]]) -> Spec:
+    """SDXL's, with other sizes of its parts."""
+    folder = type("Folder", (Scaled,), {"changes": changes})(SHIPPED / "sdxl")
+    return described("sdxl", Options().placed("sdxl"), Model(folder), {}, weights=False)
+
+
+def teacher(changes: Mapping[str, Mapping[str, Any]]) -> Callable[..., Teacher]:
+    """A teacher function. Its weights are PyTorch's own initial ones, the same every time; its VAE is made when needed."""
+
+    def made(skeleton: Mapping[str, Any] | None = None) -> Teacher:
+        found = spec(changes)
+        wrapped = wrap(found, network(found, module(found.config, skeleton is not None)))
+        wrapped.decode.vae.load = partial(vae, changes)                      # type: ignore[attr-defined]
+        return wrapped
+
+    return made
+
+
+def module(config: Mapping[str, Any], empty: bool) -> nn.Module:
+    """The UNet, on the default device."""
+    from diffusers import UNet2DConditionModel
+
+    if empty:
+        return skeleton(config)
+    with quiet(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        return UNet2DConditionModel.from_config(dict(config))
+
+
+def vae(changes: Mapping[str, Mapping[str, Any]]) -> nn.Module:
+    """The VAE."""
+    from diffusers import AutoencoderKL
+
+    folder = type("Folder", (Scaled,), {"changes": changes})(SHIPPED / "sdxl")
+    with quiet(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoencoderKL.from_config(folder.config("vae"))
+
+
+class Encoded:
+    """Data set: normal latents and text embeddings in half precision, as a cache has them. Item i is a function of i."""
+
+    changes: Mapping[str, Mapping[str, Any]] = {}
+
+    def __init__(self) -> None:
+        found = spec(self.changes)
+        self.shape, self.shapes = found.shape, {**found.shapes, "time_ids": (6,)}
+        self.sizes = torch.tensor([*found.size, 0, 0, *found.size], dtype=torch.float16)
+        self.items = [self.made(i) for i in range(16)]
+
+    def made(self, i: int) -> Example:
+        draw = lambda name, shape: Rng(0, i).normal(name, torch.empty(1, *shape))[0].half()  # noqa: E731
+        text = {name: draw(name, shape) for name, shape in self.shapes.items()}
+        return Example(draw("x", self.shape).float(), f"prompt {i}", encoded={**text, "time_ids": self.sizes})
+
+    @property
+    def null(self) -> dict[str, torch.Tensor]:
+        zeros = {name: torch.zeros(shape, dtype=torch.float16) for name, shape in self.shapes.items()}
+        return {**zeros, "time_ids": self.sizes}
+
+    @staticmethod
+    def encoded() -> bool:
+        """For plans: conditions come with the items."""
+        return True
+
+    def __len__(self) -> int:
+        return 1024
+
+    def __getitem__(self, i: int) -> Example:
+        return self.items[i % len(self.items)]
+
+
+def dataset(changes: Mapping[str, Mapping[str, Any]]) -> type[Encoded]:
+    """The data set of a teacher(changes)."""
+    return type("Encoded", (Encoded,), {"changes": changes})
