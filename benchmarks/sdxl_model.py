@@ -10,7 +10,7 @@ import torch
 from dmd2_plugins.stable_diffusion.folder import SHIPPED, Folder, quiet
 from dmd2_plugins.stable_diffusion.options import Model, Options
 from dmd2_plugins.stable_diffusion.spec import Spec, described
-from dmd2_plugins.stable_diffusion.teacher import network, skeleton, wrap
+from dmd2_plugins.stable_diffusion.teacher import network, wrap
 from torch import nn
 
 from dmd2cli.core.random import Rng
@@ -54,26 +54,27 @@ def teacher(changes: Mapping[str, Mapping[str, Any]]) -> Callable[..., Teacher]:
 
     def made(skeleton: Mapping[str, Any] | None = None) -> Teacher:
         found = spec(changes)
-        wrapped = wrap(found, network(found, module(found.config, skeleton is not None)))
-        wrapped.decode.vae.load = partial(vae, changes)                      # type: ignore[attr-defined]
+        wrapped = wrap(found, network(found, module(found.config)))
+        codec: Any = wrapped.decode
+        codec.vae.load = partial(vae, changes)
+        if skeleton is not None:
+            codec.vae.part = vae(changes)                  # on the meta device, where a plan finds it
         return wrapped
 
     return made
 
 
-def module(config: Mapping[str, Any], empty: bool) -> nn.Module:
+def module(config: Mapping[str, Any]) -> nn.Module:
     """The UNet, on the default device."""
     from diffusers import UNet2DConditionModel
 
-    if empty:
-        return skeleton(config)
     with quiet(), torch.random.fork_rng():
         torch.manual_seed(0)
         return UNet2DConditionModel.from_config(dict(config))
 
 
 def vae(changes: Mapping[str, Mapping[str, Any]]) -> nn.Module:
-    """The VAE."""
+    """The VAE, on the default device."""
     from diffusers import AutoencoderKL
 
     folder = type("Folder", (Scaled,), {"changes": changes})(SHIPPED / "sdxl")

@@ -109,8 +109,8 @@ class Student:
         with torch.device("meta"):                         # of its network the shapes would do
             made: Teacher = make(skeleton=self.contract["details"], **options)
         held = self.source.teacher
-        same: dict[str, Any] = {"denoiser": held.denoiser, "network": held.network, "guided_network": held.guided_network}
-        around = moved(replace(made, **same), self.source.device)
+        made = replace(made, denoiser=held.denoiser, network=held.network, guided_network=held.guided_network)
+        around = moved(made, self.source.device)
         return replace(self, source=replace(self.source, teacher=around))
 
     def teacher(self) -> Source:

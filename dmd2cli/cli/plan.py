@@ -45,6 +45,8 @@ def paragraphs(facts: Mapping[str, Any]) -> Iterator[str]:
     yield phases(facts, size)
     for name, why in facts["left_out"].items():
         yield f"not in these numbers: losses.{name}: {why}"
+    if facts["undecoded"]:
+        yield f"not in these numbers: decoding of previews: {facts['undecoded']}"
     if facts["compile"]:
         yield "not in these numbers: run.compile, with which activations take less"
     if "fit" in facts:

@@ -166,8 +166,9 @@ def own(name: str) -> bool:
 
 
 def reason(ref: str, reasons: list[str]) -> str:
-    """The most telling of several: that of most teachers, and none that only points to another one."""
+    """The most telling of several: that of most teachers, then one with a command in it; none that points elsewhere."""
     if not reasons:
         return f"{ref}: no installed teacher takes such a model; see `dmd2 plugins list`"
     telling = [one for one in reasons if "set teacher.use" not in one] or reasons
-    return Counter(telling).most_common(1)[0][0]
+    counted = Counter(telling)
+    return max(telling, key=lambda one: (counted[one], "`" in one))

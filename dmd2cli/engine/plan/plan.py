@@ -59,6 +59,7 @@ def plan(recipe: Recipe, asked: Question) -> dict[str, Any]:
         "peak": found.peak(rows),
         "taken": taken(found.peak(rows), kind),
         "compile": recipe.run.compile,
+        "undecoded": found.decoding.problem if found.decoding else None,
         "left_out": dict(left_out),
         "cycle": asdict(cycle(*last)),
         "run": {"steps": recipe.run.steps, **asdict(run)},

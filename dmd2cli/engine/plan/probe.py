@@ -158,7 +158,9 @@ class Rehearsal:
         return self.taped(action)
 
     def critic(self, batch: Batch) -> Tape:
-        """The same of a critic update."""
+        """The same of a critic update; of nothing in a stage whose critic rests."""
+        if not self.d.judged:
+            return self.taped(lambda tape: torch.zeros(1))
         d, b = self.d, self.d.inputs.conditioned(batch, blank(batch), torch.device("cpu"))
         made = Sample(self.empty(len(b)), b.rows, b.total, b.cond, b.null, b.x, b.real_cond, b.raw)
 

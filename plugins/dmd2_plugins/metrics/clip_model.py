@@ -110,7 +110,6 @@ def asked(model: str) -> Asked:
     if not published:
         tags = open_clip.list_pretrained_tags_by_model(name)
         raise UserError(f"model: {name} has no weights {tag!r}{suggest(tag, tags)}")
-    gelu = {"quick_gelu": True} if published.get("quick_gelu") else {}
     full, gelu = f"{name}/{tag}", {"quick_gelu": True} if published.get("quick_gelu") else {}
     where, advice = place(published, SIZES.get(full, ""))
     return Asked(full, {**config, **gelu}, published, where, advice)
