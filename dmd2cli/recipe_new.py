@@ -28,11 +28,12 @@ Line = tuple[str, str]
 
 @dataclass(frozen=True)
 class Draft:
-    """All that a recipe is written from. prompts: data.prompts, None for the classes or no conditions."""
+    """All that a recipe is written from. Raises UserError for steps that the teacher's table cannot have."""
 
     found: Found
     steps: int
     prompts: Mapping[str, Any] | None
+    """data.prompts; None for all classes, or no conditions."""
     missing: bool
     """Whether the file of prompts is still to be written."""
     real: Offered | None
@@ -42,6 +43,9 @@ class Draft:
     def settings(self) -> Settings:
         """What it starts from."""
         return settings(self.found.family, self.found.text, self.found.parameters)
+
+    def __post_init__(self) -> None:
+        times(self.found, self.steps, self.settings.one_step)
 
     @property
     def times(self) -> Setting:
@@ -66,12 +70,12 @@ def plain(value: Any) -> str:
     """A value as strict YAML, in one line."""
     if isinstance(value, float):
         mantissa, _, exponent = f"{value:.6g}".partition("e")
-        return f"{mantissa if '.' in mantissa else mantissa + '.0'}{f'e{int(exponent)}' if exponent else ''}"
+        return f"{mantissa if '.' in mantissa else mantissa + '.0'}{f'e{int(exponent):+d}' if exponent else ''}"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {plain(one)}" for key, one in value.items()) + "}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(plain(one) for one in value)}]"
-    bare = isinstance(value, str) and re.fullmatch(r"[\w.][\w./-]*", value) and yaml.safe_load(value) == value
+    bare = isinstance(value, str) and re.fullmatch(r"[A-Za-z_./][\w./-]*", value) and yaml.safe_load(value) == value
     return str(value) if bare else json.dumps(value, ensure_ascii=False)
 
 
@@ -171,7 +175,7 @@ def run(draft: Draft, way: Way, planned: bool, micro_batch: int | None) -> Itera
         yield "  precision: bf16", "release; products in bfloat16, weights and sums in float32"
     else:
         yield "  precision: auto", "bf16 where the GPU has it"
-    if planned and draft.found.text or way.lora:
+    if planned and (draft.found.text or way.lora):
         yield "  teacher_weights: bf16", "release; what does not learn is stored in half of the memory"
     if way.checkpointing:
         yield "  checkpointing: true", "activations do not fit; one more forward pass of what learns"

@@ -45,7 +45,6 @@ def new(
     if path.exists():
         raise UserError(f"{path}: exists already; name another file, or remove it")
     draft = drafted(found, steps, data, prompts, path)
-    draft.times                                            # raises before anything is planned
     choice = None if device is None else chosen(draft, device)
     way, rows = (WAYS[0], None) if choice is None else (choice.way, choice.micro_batch)
     says = head(draft, path, choice, device)

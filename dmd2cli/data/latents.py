@@ -77,7 +77,7 @@ class Latents:
 
     @staticmethod
     def encoded(path: str, **options: Any) -> bool:
-        """Whether conditions come encoded, for plans: no data are opened. What is not there yet is taken for a cache."""
+        """Whether conditions come encoded, for plans: no data are opened. What is not there yet counts as a cache."""
         found = parse_manifest(Path(path).expanduser(), CACHE)
         return not is_lmdb(path) and (found is None or bool(found["contract"]["text"]))
 

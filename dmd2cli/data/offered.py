@@ -50,15 +50,15 @@ def offered(path: str, teacher: Teacher, size: tuple[int, int] | None, cache: st
         return cached(path, teacher)
     if is_lmdb(full) and (found := latents(full)) is not None:
         Latents(full).check_teacher(teacher)
-        use = {"use": "latents", "path": path}
-        return Offered("LMDB of latents", use, use if found.captioned and teacher.prompts else None)
+        stored = {"use": "latents", "path": path}
+        return Offered("LMDB of latents", stored, stored if found.captioned and teacher.prompts else None)
     source = open_source(full)
     if hasattr(teacher.decode, "latents"):
         return encoded(path, source, teacher, size, cache)
     if teacher.shape[0] != 3:
         ours = " x ".join(map(str, teacher.shape))
         raise UserError(f"{path}: images are 3 x height x width, this teacher's samples {ours}; leave --data out")
-    use = {"use": "images", "path": path, "size": teacher.shape[-1]}
+    use: dict[str, Any] = {"use": "images", "path": path, "size": teacher.shape[-1]}
     labelled = bool(teacher.conditions) and source.label(0) is not None
     fitting = prepared(path, source, size, "")
     if fitting:
@@ -115,7 +115,8 @@ def prepared(path: str, source: Source, size: tuple[int, int] | None, more: str)
     if size is None or (height, width) == size:
         return ()
     if size[0] != size[1]:
-        raise UserError(f"{path}: images are {height} x {width}, the teacher's {size[0]} x {size[1]}; resize them first")
+        what = f"images are {height} x {width}, the teacher's {size[0]} x {size[1]}"
+        raise UserError(f"{path}: {what}; resize them first")
     out = f"{Path(path).name.partition('.')[0]}-{size[0]}.zip"
     return f"dmd2 data prepare {shlex.quote(path)} -o {shlex.quote(out)} --size {size[0]}{more}", out
 

@@ -15,6 +15,7 @@ import torch
 
 from dmd2cli import registry
 from dmd2cli.core.noise import Discrete, Karras, RectifiedFlow
+from dmd2cli.engine.plan.networks import silent
 from dmd2cli.errors import UserError, suggest
 from dmd2cli.protocols import Teacher
 from dmd2cli.recipe import Use
@@ -112,7 +113,7 @@ def find(ref: str, given: Mapping[str, Any] | None = None) -> Found:
         except UserError as err:
             reasons.append(str(err).removeprefix("teacher: "))
     if not fitting:
-        if "/" not in ref and not Path(ref).expanduser().exists():
+        if "/" not in ref and not Path(ref).expanduser().exists() and ref not in registry.names("teachers"):
             what = "no such file or folder, and no teacher of that name"
             raise UserError(f"{ref}: {what}{suggest(ref, registry.names('teachers'))}")
         raise UserError(reason(ref, reasons))
@@ -147,7 +148,7 @@ def attempt(ref: str, name: str, options: Mapping[str, Any]) -> Found:
         raise UserError(f"teacher {name} cannot be built without its weights (it takes no skeleton)")
     use = {"use": name, **options}
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), silent():
             return Found(ref, use, build("teachers", Use.model_validate(use), "teacher", skeleton={}))
     except UserError:
         raise

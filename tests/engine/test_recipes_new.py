@@ -93,6 +93,9 @@ def test_a_teacher_that_needs_its_weights_is_named(new):
         new("--teacher", "closed", "--steps", 1)
 
 
-@pytest.mark.parametrize("value", [5e-7, 1.0, 0.4, 1e20, "p.txt", "true", "1", "a b", "5e-7", None, [1.0, 0.5], {"a": "x: y"}])
+VALUES = [5e-7, 1.0, 0.4, 1e20, "p.txt", "a/b-1.yaml", "true", "1", "a b", "5e-7", None, [1.0, 0.5], {"a": "x: y"}]
+
+
+@pytest.mark.parametrize("value", VALUES)
 def test_values_are_written_as_strict_yaml(value):
     assert parse(f"key: {plain(value)}", str).data == {"key": value}

@@ -30,6 +30,9 @@ AS_TRUE = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero
 class Fine(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Answers every question of yes or no about fake tensors with yes: pixels are finite."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in AS_TRUE and args[0].dtype == torch.bool:
             return True
@@ -42,7 +45,7 @@ def watched(helpers: Sequence[nn.Module]) -> Iterator[set[int]]:
     used, hooks = set[int](), list[Any]()
     for i, helper in enumerate(helpers):
         for part in helper.modules():
-            hooks.append(part.register_forward_pre_hook(lambda module, given, i=i: used.add(i)))  # type: ignore[misc]
+            hooks.append(part.register_forward_pre_hook(lambda module, given, i=i: used.add(i)))
     try:
         yield used
     finally:

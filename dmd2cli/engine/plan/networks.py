@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial, update_wrapper
@@ -57,11 +58,19 @@ def absent_weights(recipe: Recipe) -> Iterator[None]:
     if "skeleton" not in inspect.signature(factory).parameters:
         raise UserError(f"{where}: {name} cannot be built without its weights (it takes no skeleton): no plan for it")
     try:
-        with registry.override("teachers", name, update_wrapper(partial(factory, skeleton={}), factory)):
+        with registry.override("teachers", name, update_wrapper(partial(factory, skeleton={}), factory)), silent():
             yield
     except (RuntimeError, NotImplementedError, KeyError) as err:
         why = f"{type(err).__name__}: {str(err).partition(chr(10))[0]}"
         raise UserError(f"{where}: {name} cannot be built without its weights ({why}): no plan for it") from err
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Inside, weights that are read into a network without memory are dropped without a word."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter", UserWarning)
+        yield
 
 
 def fake(module: nn.Module, mode: FakeTensorMode) -> None:
