@@ -86,14 +86,16 @@ class Bare(Passes):
     """The bare passes of a cycle on the networks of a job, a micro-batch at a time."""
 
     def __init__(self, work: DistillJob) -> None:
-        nets, batches = work.distillation.nets, work.loader(0, work.distillation.teacher)
+        nets, source = work.distillation.nets, work.distillation.teacher
+        batches = work.loader(0, source)
         self.work, self.batches, rows = work, len(batches), len(batches[0])
         self.generator, self.fake, self.head, self.real = nets.generator, nets.fake, nets.head, nets.real
         self.gan, self.joint, self.apart = True, False, True
-        self.x, self.t, self.cond = torch.randn(rows, *work.distillation.teacher.shape), torch.rand(rows), batches[0].cond
+        self.x, self.t, self.cond = torch.randn(rows, *source.shape), torch.rand(rows), batches[0].cond
         self.x2, self.t2 = torch.cat([self.x] * 2), torch.cat([self.t] * 2)
         self.cond2 = {name: torch.cat([value, value]) for name, value in self.cond.items()}
-        self.ones, self.one, self.real_args = torch.ones_like(self.x), torch.ones(rows, 1), (self.x2, self.t2, self.cond2)
+        self.ones, self.one = torch.ones_like(self.x), torch.ones(rows, 1)
+        self.real_args = (self.x2, self.t2, self.cond2)
 
     def __call__(self, number: int = 0) -> None:
         for turn, step in enumerate(cycles_of(self.work, number)):
@@ -176,7 +178,8 @@ def train(recipe: Recipe, plan: Memory, once: Rehearsed, device: torch.device, c
     expected = max(phase.peak for phase in plan.phases(rows) if phase.name.endswith("update"))
     device_gib = {"planned_gib": expected / 2**30, "planned_of_device_gib": taken(expected, device.type) / 2**30}
     speed = {"cycle_s": sum(found) / cycles, "images_per_s": cycles * recipe.ttur * recipe.run.batch / sum(found)}
-    return {"micro_batch": rows, **speed, "tflops": done / sum(found) / 1e12, "peak_gib": peak, **device_gib, "warm_up_s": warm}
+    took = {"tflops": done / sum(found) / 1e12, "warm_up_s": warm}
+    return {"micro_batch": rows, **speed, **took, "peak_gib": peak, **device_gib}
 
 
 def variants(recipe: Recipe, args: argparse.Namespace, device: torch.device, top: float) -> Iterator[tuple[str, dict]]:
@@ -284,7 +287,8 @@ def line(name: str, row: dict, release: float) -> str:
         return f"{name:22} {row['micro_batch']:10} {row['problem']}"
     peak = f"{row['peak_gib']:10.2f}" if row["peak_gib"] is not None else f"{'-':>10}"
     speed = f"{row['cycle_s']:10.3f} {row['images_per_s']:10.3f} {row['tflops']:10.3g} {row['of_ceiling']:10.1%}"
-    return f"{name:22} {row['micro_batch']:10} {speed} {row['per_ceiling'] / release:10.1f} {peak} {row['planned_gib']:10.2f}"
+    memory = f"{peak} {row['planned_gib']:10.2f}"
+    return f"{name:22} {row['micro_batch']:10} {speed} {row['per_ceiling'] / release:10.1f} {memory}"
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""SDXL with random weights, and data that are encoded already: what benchmarks/sdxl.py runs. Nothing is read or kept."""
+"""SDXL with random weights, and data that are encoded already: what benchmarks/sdxl.py runs. No file is read."""
 
 from __future__ import annotations
 
@@ -30,9 +30,6 @@ TINY: Mapping[str, Mapping[str, Any]] = {
 }  # fmt: skip
 """Sizes of the tiny SDXL of the tests, by part: latents of 8 x 8."""
 
-SMALL = {"unet": {"block_out_channels": (80, 160, 320), "attention_head_dim": (2, 4, 8), "norm_num_groups": 16}}
-"""A quarter of SDXL's widths, at its depth and with its latents of 128 x 128: 183 M parameters."""
-
 
 class Scaled(Folder):
     """The published configuration with other sizes."""
@@ -50,7 +47,7 @@ def spec(changes: Mapping[str, Mapping[str, Any]]) -> Spec:
 
 
 def teacher(changes: Mapping[str, Mapping[str, Any]]) -> Callable[..., Teacher]:
-    """A teacher function. Its weights are PyTorch's own initial ones, the same every time; its VAE is made when needed."""
+    """A teacher function. Weights are PyTorch's own initial ones, the same every time; the VAE is made when needed."""
 
     def made(skeleton: Mapping[str, Any] | None = None) -> Teacher:
         found = spec(changes)
@@ -84,7 +81,7 @@ def vae(changes: Mapping[str, Mapping[str, Any]]) -> nn.Module:
 
 
 class Encoded:
-    """Data set: normal latents and text embeddings in half precision, as a cache has them. Item i is a function of i."""
+    """Data set: normal latents and text embeddings, in half precision as in a cache. Item i is a function of i."""
 
     changes: Mapping[str, Mapping[str, Any]] = {}
 

@@ -86,14 +86,10 @@ class Adapters:
         """Make an adapter the active one, or none. No requires_grad changes."""
         if name == self.now:
             return
-        own = self.own
-        wanted = [p.requires_grad for p in own]
-        for layer in self.layers.values():
-            layer.enable_adapters(name is not None)
+        for layer in self.layers.values():                 # peft's methods set requires_grad: SDXL's 788 layers take 40 ms
+            layer._disable_adapters = name is None
             if name is not None:
-                layer.set_adapter(name)
-        for p, flag in zip(own, wanted, strict=True):
-            p.requires_grad_(flag)
+                layer._active_adapter = [name]
         self.now = name
 
 

@@ -29,9 +29,11 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")] = None,
     baselines: Annotated[bool, typer.Option(help="Also measure the teacher behind a student.")] = True,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps; by default the fastest there is.")] = "auto",
+    download: Annotated[bool, typer.Option("--download", help="Fetch a published student that is missing.")] = False,
 ) -> None:
     """Measure, with the diversity, the protocol and the baselines beside every number; JSON on stdout."""
     import json
+    from functools import partial
 
     from dmd2cli.cli.measuring import Wishes, measured
     from dmd2cli.cli.subject import subject, writable
@@ -46,7 +48,8 @@ def evaluate(
         raise UserError(f"--column {column}: of which file? name it with --prompts")
     writable(json_file)
     wishes = Wishes(metric, options, n, seed, baselines, device, images, teacher, prompts, column, per_prompt)
-    results = measured(wishes, lambda: subject(student, teacher, steps, guidance, device))
+    drawn = partial(subject, student, teacher, steps, guidance, device)
+    results = measured(wishes, partial(drawn, prompts=[prompts] if prompts else (), download=download or None))
     found = results if metric == "all" else results[0]
     if json_file is not None:
         write_json(json_file, found)

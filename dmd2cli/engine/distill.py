@@ -116,9 +116,9 @@ class DistillJob:
     def guidance(self) -> float | dict[str, float]:
         """The scale that is baked in, or the range of a student that reads it."""
         stages, chosen = (self.phases[self.now], *self.phases), self.recipe.student.guidance
-        scales = [scale for phase in stages if (scale := matching_guidance(phase.stage.recipe)) is not None]
+        scales = (matching_guidance(phase.stage.recipe) for phase in stages)
         pairs = self.loader.pairs.dataset if self.loader.pairs else None
-        scale: float = scales[0] if scales else getattr(pairs, "guidance", 1.0)
+        scale: float = next((found for found in scales if found is not None), getattr(pairs, "guidance", 1.0))
         if chosen is None:
             return scale
         return {"min": chosen.min, "max": chosen.max, "default": min(max(scale, chosen.min), chosen.max)}

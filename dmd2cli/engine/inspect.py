@@ -34,7 +34,7 @@ class Found:
     use: Mapping[str, Any]
     """The recipe's `teacher`: its name and options."""
     teacher: Teacher
-    """Without weights, on the meta device."""
+    """Without weights, on the meta device if that can be."""
 
     @property
     def family(self) -> str:
@@ -148,13 +148,23 @@ def attempt(ref: str, name: str, options: Mapping[str, Any]) -> Found:
         raise UserError(f"teacher {name} cannot be built without its weights (it takes no skeleton)")
     use = {"use": name, **options}
     try:
-        with torch.device("meta"), silent():
-            return Found(ref, use, build("teachers", Use.model_validate(use), "teacher", skeleton={}))
+        try:
+            return made(ref, use, "meta")
+        except (RuntimeError, NotImplementedError):        # one that computes while it is built, and has no files
+            if options.keys() & set(PATHS):
+                raise
+            return made(ref, use, "cpu")
     except UserError:
         raise
     except Exception as err:                               # libraries raise what they like on a damaged model
         why = " ".join(str(err).split())[:160]
         raise UserError(f"{ref}: cannot be read as a model of {name}: {type(err).__name__}: {why}") from err
+
+
+def made(ref: str, use: Mapping[str, Any], device: str) -> Found:
+    """A teacher without weights, on a device."""
+    with torch.device(device), silent():
+        return Found(ref, use, build("teachers", Use.model_validate(use), "teacher", skeleton={}))
 
 
 def own(name: str) -> bool:

@@ -114,7 +114,7 @@ CASES = {
     "converters": [("edm", {}), ("edm-student", {}), ("sd-student", {})],
     "students": [(n, {}) for n in ("sdxl-1step", "sdxl-4step", "sdxl-4step-lora")],
     "exporters": [(n, {}) for n in ("comfyui", "diffusers", "lora", "onnx", "safetensors", "torch-export")],
-    "pretraining": [("digits-classifier", {}), ("digits-teacher", {})],
+    "pretraining": [("digits-classifier", {}), ("digits-teacher", {}), ("sd-tiny-digits", {"vae_steps": 0})],
 }  # fmt: skip
 
 

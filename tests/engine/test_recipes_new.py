@@ -44,7 +44,7 @@ def steps(*overrides):
 
 @pytest.mark.parametrize(("name", "conditions"), [("digits", "10 classes"), ("gmm", "none")])
 def test_a_registered_teacher_by_its_name(new, name, conditions):
-    facts, recipe = new("--teacher", name, "--steps", 2, "--data", name, "--device-memory", "8G")
+    facts, recipe = new("--teacher", name, "--steps", 2, "--data", name)
     assert facts["family"] == name and facts["conditions"] == conditions and facts["way"] == "full fine-tune"
     assert (recipe.data.prompts is not None) == (name == "digits") and recipe.student.lr == 1.0e-3
     assert recipe.sampler.use == "heun" and recipe.losses["distribution_matching"].options["guidance"] == 1.0
@@ -85,6 +85,12 @@ def test_images_for_samples_that_are_none_are_refused(new):
     Image.new("RGB", (8, 8)).save("raw/a.png")
     with pytest.raises(UserError, match="raw: images are 3 x height x width, this teacher's samples 1 x 8 x 8"):
         new("--teacher", "digits", "--steps", 1, "--data", "raw")
+    assert not Path("r.yaml").exists()
+
+
+def test_what_cannot_be_planned_is_refused_where_a_plan_is_asked(new):
+    with pytest.raises(UserError, match="gmm cannot be built without its weights .*: no plan for it"):
+        new("--teacher", "gmm", "--steps", 1, "--device-memory", "8G")
     assert not Path("r.yaml").exists()
 
 

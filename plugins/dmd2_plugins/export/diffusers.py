@@ -39,10 +39,10 @@ def export(student: Student, out: Path, dtype: Dtype = "fp32") -> Mapping[str, A
     reference = seen(student, pipe, student.source.network)
     with whole(out) as draft:
         wanted = drawn(as_called(reference))
-        for part in pipe.components.values():
-            if isinstance(part, torch.nn.Module):
-                part.to(DTYPES[dtype])
         with quiet():
+            for part in pipe.components.values():
+                if isinstance(part, torch.nn.Module):
+                    part.to(DTYPES[dtype])
             pipe.save_pretrained(draft)
         card.write(draft, student.contract, out.name, call(student, out.name), notes(student))
         del pipe, reference
