@@ -19,20 +19,16 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from edm import VARIANTS, ceiling, forget, seconds
+from edm import VARIANTS, ceiling, forget
+from sdxl_cycle import calls, cycle, cycles_of, overhead, spent
 from sdxl_model import TINY, dataset, teacher
-from step import Passes
 
 from dmd2cli import registry
-from dmd2cli.adapters import View
-from dmd2cli.core.random import Rng
 from dmd2cli.engine import build, runtime
 from dmd2cli.engine.distill import DistillJob, job
 from dmd2cli.engine.plan.fit import largest, parse, taken, with_run
@@ -53,96 +49,6 @@ BATCH = 32
 """Images of an update on a GPU; the recipes' own batch has longer cycles of the same speed."""
 RELEASE = {"images_per_s": 128 / 10.8, "device": "64 A100", "nominal_tflops": 64 * 312.0}
 """128 images in 10.8 s: 19,000 updates in 57 hours (released script and README)."""
-
-
-def cycles_of(work: DistillJob, number: int) -> range:
-    """The steps of a cycle."""
-    return range(number * work.recipe.ttur, (number + 1) * work.recipe.ttur)
-
-
-def cycle(work: DistillJob, number: int) -> None:
-    for step in cycles_of(work, number):
-        work.step(step)
-
-
-def calls(work: DistillJob, step: int) -> int:
-    """Of the student without gradient, before the one that is trained: backward simulation."""
-    return work.distillation.inputs.call(Rng(work.recipe.run.seed, step).stream("student"))
-
-
-def spent(action: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call: of the clock on a GPU, of this process on a CPU."""
-    if device.type == "cuda":
-        return seconds(action, device)
-    started = time.process_time()
-    action()
-    return time.process_time() - started
-
-
-# -- overhead ---------------------------------------------------------------------------------------------------
-
-
-class Bare(Passes):
-    """The bare passes of a cycle on the networks of a job, a micro-batch at a time."""
-
-    def __init__(self, work: DistillJob) -> None:
-        nets, source = work.distillation.nets, work.distillation.teacher
-        batches = work.loader(0, source)
-        self.work, self.batches, rows = work, len(batches), len(batches[0])
-        self.generator, self.fake, self.head, self.real = nets.generator, nets.fake, nets.head, nets.real
-        self.gan, self.joint, self.apart = True, False, True
-        self.x, self.t, self.cond = torch.randn(rows, *source.shape), torch.rand(rows), batches[0].cond
-        self.x2, self.t2 = torch.cat([self.x] * 2), torch.cat([self.t] * 2)
-        self.cond2 = {name: torch.cat([value, value]) for name, value in self.cond.items()}
-        self.ones, self.one = torch.ones_like(self.x), torch.ones(rows, 1)
-        self.real_args = (self.x2, self.t2, self.cond2)
-
-    def __call__(self, number: int = 0) -> None:
-        for turn, step in enumerate(cycles_of(self.work, number)):
-            for _ in range(self.batches):
-                for _ in range(calls(self.work, step)):
-                    self.sample()
-                self.sample() if turn else self.generator_turn()
-            for _ in range(self.batches):
-                self.critic_turn()
-            for net in (self.generator, self.fake, self.head):
-                net.zero_grad(set_to_none=True)
-
-
-@contextmanager
-def counted(work: DistillJob) -> Iterator[Counter]:
-    """Rows through the first and the last layer of every UNet of a job, of those that share one together."""
-    nets, rows, hooks = work.distillation.nets, Counter(), []
-    bases = [net.adapters.base if isinstance(net, View) else net for net in (nets.generator, nets.real, nets.fake)]
-    for base in dict.fromkeys(bases):
-        for part, layer in (("encoder", base.backbone.unet.conv_in), ("decoder", base.backbone.unet.conv_out)):
-            hook = lambda _, args, __, key=part: rows.update({key: len(args[0])})  # noqa: E731
-            hooks.append(layer.register_forward_hook(hook))
-    yield rows
-    for hook in hooks:
-        hook.remove()
-
-
-def overhead(recipe: Recipe, device: torch.device, cycles: int) -> dict:
-    """Each cycle beside its bare passes, which have networks of their own: no adapters are switched in them."""
-    work, plain = job(recipe, device), job(recipe.model_copy(update={"shared_base": False}), device)
-    with device:
-        bare, found = Bare(plain), {"cycle": list[float](), "bare": list[float]()}
-    with counted(work) as ours:
-        cycle(work, 0)
-    with counted(plain) as needed:
-        bare(0)
-    for number in range(1, cycles + 3):
-        pair = {"cycle": lambda n=number: cycle(work, n), "bare": lambda n=number: bare(n)}
-        for name in sorted(pair, reverse=bool(number % 2)):
-            elapsed = spent(pair[name], device)
-            if number >= 3:
-                found[name].append(elapsed)
-    ratios = [a / b for a, b in zip(found["cycle"], found["bare"], strict=True)]
-    quartiles = statistics.quantiles(ratios, n=4)[::2] if len(ratios) > 1 else ratios * 2
-    medians = {f"{name}_s": statistics.median(values) for name, values in found.items()}
-    passes = {"counted": dict(ours), "needed": dict(needed)}
-    return {"ratio": statistics.median(ratios), "ratio_quartiles": quartiles, **medians, "passes": passes}
 
 
 # -- speed and memory -------------------------------------------------------------------------------------------
@@ -209,7 +115,7 @@ def drawing(recipe: Recipe, device: torch.device, images: int, repeats: int) -> 
     unet, vae, latents = found.denoiser.backbone.unet, found.decode.vae.get(), found.details["latents"]
     cond = {name: value.to(device, unet.dtype) for name, value in found.encode([None] * images)[0].items()}
     added = {"text_embeds": cond["pooled"], "time_ids": cond["time_ids"]}
-    times = [round(1000 * t) - 1 for t in recipe.student.times]
+    times = torch.tensor([round(1000 * t) - 1 for t in recipe.student.times], device=device)
 
     @torch.no_grad()
     def bare() -> torch.Tensor:
@@ -235,7 +141,7 @@ def result(args: argparse.Namespace, device: torch.device) -> dict:
         "hardware": torch.cuda.get_device_name(device) if cuda else f"CPU, {torch.get_num_threads()} threads",
     }  # fmt: skip
     with ExitStack() as stack:
-        stack.enter_context(registry.override("teachers", "benchmark", teacher(changes)))
+        stack.enter_context(registry.override("teachers", "benchmark", teacher(changes, device)))
         stack.enter_context(registry.override("datasets", "benchmark", dataset(changes)))
         recipe = load(FOLDER / f"{args.recipe}.yaml", asked(args))
         run = recipe.run
@@ -301,7 +207,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4, help="drawn at once")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--device-memory", help="of the card that is asked about, such as 24G: more cannot be taken")
-    parser.add_argument("--threads", type=int, default=1, help="of a CPU")
+    parser.add_argument("--threads", type=int, help="of a CPU; default: 1 with --tiny")
     parser.add_argument("--json", type=Path)
     args = parser.parse_intermixed_args()
     device = runtime.device(args.device)
@@ -312,7 +218,7 @@ def main() -> None:
     if unknown := set(filter(None, args.variants.split(","))) - VARIANTS.keys():
         parser.error(f"--variants: {', '.join(sorted(unknown))}; choose from {', '.join(VARIANTS)}")
     args.room = room(device, args.device_memory)
-    runtime.set_threads(args.threads)
+    runtime.set_threads(args.threads or (1 if args.tiny else None))
     found = result(args, device)
     print(table(found))
     if args.json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -46,12 +47,13 @@ def spec(changes: Mapping[str, Mapping[str, Any]]) -> Spec:
     return described("sdxl", Options().placed("sdxl"), Model(folder), {}, weights=False)
 
 
-def teacher(changes: Mapping[str, Mapping[str, Any]]) -> Callable[..., Teacher]:
+def teacher(changes: Mapping[str, Mapping[str, Any]], device: torch.device) -> Callable[..., Teacher]:
     """A teacher function. Weights are PyTorch's own initial ones, the same every time; the VAE is made when needed."""
 
     def made(skeleton: Mapping[str, Any] | None = None) -> Teacher:
         found = spec(changes)
-        wrapped = wrap(found, network(found, module(found.config)))
+        with nullcontext() if skeleton is not None else device:
+            wrapped = wrap(found, network(found, module(found.config)))
         codec: Any = wrapped.decode
         codec.vae.load = partial(vae, changes)
         if skeleton is not None:

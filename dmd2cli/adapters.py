@@ -86,7 +86,7 @@ class Adapters:
         """Make an adapter the active one, or none. No requires_grad changes."""
         if name == self.now:
             return
-        for layer in self.layers.values():                 # peft's methods set requires_grad: SDXL's 788 layers take 40 ms
+        for layer in self.layers.values():                 # peft's methods set requires_grad, 40 ms of SDXL's layers
             layer._disable_adapters = name is None
             if name is not None:
                 layer._active_adapter = [name]

@@ -84,7 +84,7 @@ class Teacher:
     lora_targets: tuple[str, ...] = ()
     """Layers that adapters go into unless a recipe names others, by the end of their names."""
     helpers: tuple[nn.Module, ...] = ()
-    """Frozen modules behind encode and decode, moved with the teacher. One with `loaded: bool` loads at its first use."""
+    """Frozen modules behind encode and decode, moved with the teacher. One with `loaded: bool` waits until used."""
     resized: Callable[[Teacher, int, int], Teacher] | None = None
     """(this teacher, height, width in pixels) -> the same for that size, or UserError. None: it has one size."""
     negative: Callable[[Teacher, str], Teacher] | None = None

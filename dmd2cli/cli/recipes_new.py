@@ -154,6 +154,9 @@ def notes(draft: Draft, path: Path, choice: Choice | None) -> list[str]:
     found = [f"first run `{command}`" for command in commanded(draft, path)]
     if draft.missing:
         found.append(f"this model reads prompts and none were given: write some into {PROMPTS}, one on each line")
+    if draft.found.text and Path(draft.found.ref).is_file() and "text" not in draft.found.use:
+        why = "unless the hub cache has the family's own model"
+        found.append(f"a single file has no tokenizers: add teacher.text=DIR, {why}")
     if choice is None:
         found.append("no GPU here and no --device-memory: all weights learn, and nothing was planned")
     return found

@@ -203,3 +203,22 @@ def test_a_fresh_adapter_changes_nothing_and_its_start_is_a_function_of_the_seed
     assert all(view(x, t, cond).equal(before) for view in views)
     a, b, c = (torch.cat([p.flatten() for p in view.parameters()]) for view in views)
     assert a.equal(b) and not a.equal(c)
+
+
+def test_the_switch_is_that_of_peft_but_for_requires_grad():
+    adapters = made("shared_base=true").distillation.nets.generator.adapters
+    own = adapters.own
+    for p in own[::3]:
+        p.requires_grad_(False)
+    wanted = [p.requires_grad for p in own]
+    for name in ("critic", None, "student"):
+        adapters.use(name)
+        assert [p.requires_grad for p in own] == wanted
+        ours = [(layer.disable_adapters, layer.active_adapters) for layer in adapters.layers.values()]
+        for layer in adapters.layers.values():
+            layer.enable_adapters(name is not None)
+            if name is not None:
+                layer.set_adapter(name)
+        assert ours == [(layer.disable_adapters, layer.active_adapters) for layer in adapters.layers.values()]
+        for p, flag in zip(own, wanted, strict=True):
+            p.requires_grad_(flag)

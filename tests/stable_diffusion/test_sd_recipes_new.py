@@ -187,6 +187,16 @@ def test_a_single_file_is_told_by_its_layout(pipe, model, tmp_path):
     assert found.family == "sdxl" and found.use["config"] == model("sdxl")
 
 
+def test_a_single_file_lacks_tokenizers_and_that_is_said(new, pipe, model, tmp_path):
+    save_file(original.checkpoint(pipe("sd15")), tmp_path / "it.safetensors")
+    config, text = f"teacher.config={model('sd15')}", f"teacher.text={model('sd15')}"
+    args = ("--teacher", "it.safetensors", "--steps", 4, "--prompts", "p.txt", "--device-memory", "24G", config)
+    assert "a single file has no tokenizers" in new(*args)["stderr"] and Path("it-4step.yaml").is_file()
+    assert "tokenizers" not in new(*args, text, "-o", "r.yaml")["stderr"]
+    work = job(load("r.yaml", SMALL), torch.device("cpu"))
+    assert all(value.isfinite().all() for value in work.step(0).values())
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [

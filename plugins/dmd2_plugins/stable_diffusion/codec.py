@@ -15,8 +15,8 @@ from torch import Tensor
 from dmd2_plugins.stable_diffusion.late import Late
 from dmd2cli.errors import UserError
 
-PIXELS = 2**22
-"""Of all images that are decoded at once: four of 1024 x 1024."""
+PIXELS = 2**20
+"""Of all images that are decoded at once, one of 1024 x 1024: in float32 that takes 3 GiB."""
 
 
 @dataclass(frozen=True)
