@@ -1,4 +1,4 @@
-"""A cycle of SDXL, its seconds, and the bare passes that it needs: the parts of benchmarks/sdxl.py that run anywhere."""
+"""A cycle of SDXL, its seconds, and the bare passes that it needs: what benchmarks/sdxl.py runs anywhere."""
 
 from __future__ import annotations
 
