@@ -59,8 +59,8 @@ class Teacher:
     weighting: Weighting
     """Denoising weight of Eq. 6, "the same as the base model's training" ([DMD] Sec. 3.2)."""
     encode: Callable[[Sequence[Raw]], tuple[Cond, Cond]]
-    """Raw conditions -> (condition, null condition), as many rows each; of none, names and shapes alone, for which nothing
-    is loaded. Raises UserError on a bad one."""
+    """Raw conditions -> (condition, null condition), as many rows each. Of none it gives names and shapes, and loads
+    nothing. Raises UserError on a bad one."""
     decode: Callable[[Float[Tensor, b *d]], UInt8[Tensor, "b 3 h w"]]
     """Model units -> uint8 images (a VAE, or rounding). One with `latents(images in [-1, 1], noise | None) -> x` also
     encodes: the posterior's mean, or its sample by unit noise of x's shape (`dmd2 data cache`). `factor`, if there is
@@ -210,8 +210,8 @@ class Example:
 
 
 class Dataset(Protocol):
-    """Position-addressed: item i is a function of i, so that resuming needs no state. If there is a for_teacher(teacher)
-    it gives the data set as that teacher needs it; a check_teacher(teacher) raises UserError for another teacher. `null`
+    """Position-addressed: item i is a function of i, so that resuming needs no state. If there is for_teacher(teacher),
+    it gives the data set as that teacher needs it; check_teacher(teacher) raises UserError for another teacher; `null`
     is the null condition that goes with Example.encoded."""
 
     def __len__(self) -> int: ...

@@ -66,7 +66,8 @@ class Words:
         if bad := [c for c in raw if c is not None and not isinstance(c, str)]:
             raise UserError(f"condition {bad[0]!r}: this teacher reads prompts; give text instead of a class label")
         blank = torch.empty(0, 5, 20)
-        text, null = (torch.cat([blank, *(self.one(c or "")[None] for c in found)]) for found in (raw, [None] * len(raw)))
+        both = (raw, [None] * len(raw))
+        text, null = (torch.cat([blank, *(self.one(c or "")[None] for c in found)]) for found in both)
         size = torch.tensor([[2049.0, 0.1]]).repeat(len(raw), 1)
         return {"text": text, "size": size}, {"text": null, "size": size}
 

@@ -115,8 +115,8 @@ def sd15(folder, seed=0, prediction="epsilon", zero_snr=False, sub=None):
     return saved(StableDiffusionPipeline(*parts, None, None, None, requires_safety_checker=False), folder)
 
 
-def sdxl(folder, seed=0, prediction="epsilon", zero_snr=False, sub=None):
-    """SDXL in small: two text encoders, size conditions, a pooled text of 24."""
+def sdxl(folder, seed=0, prediction="epsilon", zero_snr=False, sub=None, latents=None, pooled=24):
+    """SDXL in small: two text encoders of width 32 and `pooled`, size conditions."""
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 
     torch.manual_seed(seed)
@@ -124,11 +124,13 @@ def sdxl(folder, seed=0, prediction="epsilon", zero_snr=False, sub=None):
     heads = {"attention_head_dim": (2, 4), "use_linear_projection": True, "transformer_layers_per_block": (1, 2)}
     added = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
     blocks = {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D")}
-    blocks |= {"up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "projection_class_embeddings_input_dim": 24 + 48}
+    blocks |= {"up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D")}
+    added |= {"projection_class_embeddings_input_dim": pooled + 48}
     scheduler = EulerDiscreteScheduler(**SDXL, prediction_type=prediction, rescale_betas_zero_snr=zero_snr)
-    net = unet(**heads, **added, **blocks, cross_attention_dim=32 + 24, **(sub or {}))
-    encoders = (clip_text(one), clip_text(two, 24, 24), one, two)
-    pipe = StableDiffusionXLPipeline(vae(scaling_factor=0.13025), *encoders, net, scheduler, add_watermarker=False)
+    net = unet(**heads, **added, **blocks, cross_attention_dim=32 + pooled, **(sub or {}))
+    encoders = (clip_text(one), clip_text(two, pooled, pooled), one, two)
+    codec = vae(**(latents or {"scaling_factor": 0.13025}))
+    pipe = StableDiffusionXLPipeline(codec, *encoders, net, scheduler, add_watermarker=False)
     return saved(pipe, folder)
 
 

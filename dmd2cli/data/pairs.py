@@ -48,7 +48,8 @@ class Pairs:
         options = dict(sampler)
         name = options.pop("use")
         facts = sampler_facts(name, registry.load("samplers", name)(**options))
-        asked = {**teacher_facts(teacher), "sampler": facts, "guidance": self.guidance if guidance is None else float(guidance)}
+        scale = self.guidance if guidance is None else float(guidance)
+        asked = {**teacher_facts(teacher), "sampler": facts, "guidance": scale}
         found = difference({key: self.contract[key] for key in asked}, asked)
         if found is None:
             return

@@ -122,7 +122,7 @@ def test_shapes_have_the_size_of_the_teachers_images_and_captions_on_request():
     found = data.for_teacher(encoders.teacher())
     assert found[0].x.shape == (3, encoders.SIDE, encoders.SIDE) and Shapes(size=16).for_teacher(None).size == 16
     captions = [found[i].condition for i in range(10)]
-    assert captions[0] == "a red disc" and len(set(captions)) == 10 == len({c.split()[1] + c.split()[2] for c in captions})
+    assert captions[0] == "a red disc" and len(set(captions)) == 10
     with pytest.raises(UserError, match="size: the teacher's images are 8 x 16, and shapes are square; set size"):
         data.for_teacher(encoders.teacher(shape=(4, 4, 8)))
 

@@ -51,7 +51,8 @@ def test_dmd2_in_two_stages_adds_the_gan(here, dmd2, model):
 
 @pytest.mark.parametrize("recipe", ON_PAIRS)
 def test_recipes_on_pairs(here, dmd2, model, recipe):
-    done = dmd2("pairs", recipe, f"teacher.model={model(recipe)}", "tier=cpu-smoke", "-o", "pairs", "-n", ON_PAIRS[recipe])
+    smoky = (f"teacher.model={model(recipe)}", "tier=cpu-smoke")
+    done = dmd2("pairs", recipe, *smoky, "-o", "pairs", "-n", ON_PAIRS[recipe])
     assert done.code == 0, done.err
     contract, _ = smoke(dmd2, recipe, model(recipe), "data.pairs.path=pairs")
     assert contract["guidance"] == {"sd15-dmd": 3.0}.get(recipe, 8.0)

@@ -392,7 +392,7 @@ def test_a_run_on_images_encodes_a_sample_of_the_posterior_at_every_step(picture
     raw, of = {"use": "images", "path": str(pictures), "captions": True}, encoders.teacher()
     with registered(of):
         ready = job(recipe(real=raw), CPU)
-        assert "data.real: images are encoded at every step; `dmd2 data cache` does that once" in capsys.readouterr().err
+        assert "images are encoded at every step; `dmd2 data cache` does that once" in capsys.readouterr().err
         (batch,), (again,), (other,) = (ready.loader(step, of) for step in (0, 0, 1))
         assert ready.step(0)["critic/gan_critic"].isfinite()
     example = [i for i in range(encoders.N) if ready.loader.real[i].condition == batch_caption(ready, 0)]

@@ -15,6 +15,7 @@ MADE = {
     "sd15": lambda folder: tiny.sd15(folder),
     "sd15-v": lambda folder: tiny.sd15(folder, prediction="v_prediction", zero_snr=True),
     "sdxl": lambda folder: tiny.sdxl(folder),
+    "sdxl-other": lambda folder: tiny.sdxl(folder, latents={"scaling_factor": 0.3, "shift_factor": 0.2}, pooled=32),
 }
 
 

@@ -3,14 +3,18 @@
 import json
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+import tiny_pipelines
 import torch
 from dmd2_plugins.export import comfyui as exporter
 from dmd2_plugins.export import original
-from dmd2_plugins.export.comfyui import export
+from dmd2_plugins.export.comfyui import SCALES, export
+from dmd2_plugins.export.vae_scale import rescaled
 from dmd2_plugins.export.workflow import listed
 from dmd2_plugins.stable_diffusion.folder import SHIPPED, Folder
+from dmd2_plugins.stable_diffusion.single_file import SingleFile
 from safetensors.torch import load_file
 from tiny_students import FOUR, ONE
 
@@ -142,7 +146,9 @@ def read(folder, student, model):
             pipe = kind.from_pretrained(model, local_files_only=True)
             pipe.load_lora_weights(folder, weight_name=name, local_files_only=True)
             return pipe
-        return kind.from_single_file(folder / name, config=model, local_files_only=True)
+        single = SingleFile(folder / name, Folder(Path(model)))
+        parts = {part: single.load(part) for part in ("text_encoder", "text_encoder_2") if single.has(part)}
+        return kind.from_single_file(folder / name, config=model, local_files_only=True, **parts)
 
     return load
 
@@ -155,6 +161,7 @@ CASES = {
     "sdxl-lora-four": ("sdxl", FOUR, {"rank": 4}, {}),
     "sdxl-as-lora": ("sdxl", ONE, {"rank": 4}, {"weights": "lora"}),
     "sd15-v-four": ("sd15-v", FOUR, {}, {}),
+    "another-vae-and-text-encoders-as-wide-as-each-other": ("sdxl-other", FOUR, {}, {}),
 }
 
 
@@ -164,7 +171,7 @@ def test_the_workflow_draws_what_dmd2_sample_draws(distilled, model, tmp_path, c
     student = distilled(name, times, **options)
     said = export(student, tmp_path / "out", **more)
     graph = json.loads((tmp_path / "out" / "workflow.json").read_text())
-    latents = student.contract["details"]["latents"]["scale"]
+    latents = SCALES[student.contract["details"]["pipeline"]]
     load = read(tmp_path / "out", student, model(name))
     comfy = Comfy(graph, load, Numbered(3, [0]), student.source.teacher.shape, latents)
     images = comfy.run()
@@ -173,6 +180,22 @@ def test_the_workflow_draws_what_dmd2_sample_draws(distilled, model, tmp_path, c
     assert largest(images, student(prompts=[PROMPT], seed=4)) > 20
     kinds = [one["class_type"] for one in graph.values()]
     assert ("AddNoise" in kinds) == (times[0] < 1) and ("ModelSamplingDiscrete" in kinds) == name.endswith("-v")
+
+
+@torch.no_grad()
+def test_a_vae_in_other_units_encodes_and_decodes_the_same():
+    torch.manual_seed(0)
+    vae, other = (tiny_pipelines.vae(scaling_factor=0.3, shift_factor=0.2).eval() for _ in range(2))
+    other.load_state_dict(vae.state_dict())
+    rescaled(other, 0.3, 0.2, 0.13025)
+    assert (other.config.scaling_factor, other.config.shift_factor) == (0.13025, None)
+    x, images = torch.randn(2, 4, 8, 8), torch.rand(2, 3, 16, 16) * 2 - 1
+    torch.testing.assert_close(other.decode(x / 0.13025).sample, vae.decode(x / 0.3 + 0.2).sample, atol=1e-5, rtol=1e-5)
+    mine, theirs = (net.encode(images).latent_dist for net in (other, vae))
+    torch.testing.assert_close(0.13025 * mine.mean, 0.3 * (theirs.mean - 0.2), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(0.13025 * mine.std, 0.3 * theirs.std, atol=1e-5, rtol=1e-5)
+    with pytest.raises(UserError, match="the VAE's scale is 1.5 and this layout means 0.13025; it has no layer"):
+        rescaled(tiny_pipelines.vae(use_quant_conv=False, use_post_quant_conv=False), 1.5, 0.0, 0.13025)
 
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl", "sd15-v"])
@@ -250,7 +273,7 @@ def test_sigmas_are_written_without_exponents_and_never_infinite():
     [
         ({"reads_scale": True}, "this student reads the guidance scale"),
         ({"betas": [0.001] * 1000}, "table of noise levels is not Stable Diffusion's"),
-        ({"scale": 0.5}, "the VAE's scale is 0.5, and this layout means 0.18215"),
+        ({"scale": 0.5, "weights": "lora"}, "the base's VAE has the scale 0.5, and this layout means 0.18215"),
         ({"weights": "full"}, "full: choose from checkpoint, lora"),
         ({"act": "gelu"}, "OpenCLIP's, as in Stable Diffusion 2"),
     ],
@@ -272,7 +295,7 @@ def test_what_comfyui_would_take_for_something_else_is_refused(distilled, tmp_pa
 
         monkeypatch.setattr(student.source.teacher.encode.text, "load", openclip)
     if "weights" in options:
-        more = options
+        more = {"weights": options["weights"]}
     with pytest.raises(UserError, match=words):
         export(student, tmp_path / "out", **more)
     assert not list(tmp_path.iterdir())

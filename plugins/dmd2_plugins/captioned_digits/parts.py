@@ -24,6 +24,7 @@ SCHEDULER = {
     "clip_sample": False,
     "set_alpha_to_one": False,
     "steps_offset": 1,
+    "prediction_type": "v_prediction",
 }
 """Stable Diffusion 1.5's, for a DDIMScheduler."""
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dmd2_plugins.captioned_digits.parts import CHANNELS, FACTOR, SCHEDULER, SIDE, Parts
 from dmd2_plugins.digits.captions import WORDINGS, caption
 from dmd2_plugins.digits.data import CLASSES, images
-from dmd2cli.core.noise import Discrete, diffuse
+from dmd2cli.core.noise import Discrete, diffuse, scales
 from dmd2cli.core.random import Rng
 from dmd2cli.protocols import Raw, Task
 
@@ -40,16 +40,16 @@ def pipeline(
     as captions found beside pictures do.
     """
     network = Parts(vae, unet)
-    scales: dict[str, float] = {}
+    found: dict[str, float] = {}
 
     def loss(net: nn.Module, x: Tensor, raw: Sequence[Raw], rng: Rng) -> Tensor:
         assert isinstance(net, Parts)
         if rng.step < vae_steps:
             return autoencoding(net, enlarged(x), rng, kl)
-        if not scales:
-            scales["latents"] = scale(net)                  # of the finished VAE: the same whenever a run continues
+        if not found:
+            found["scale"] = scale(net)                  # of the finished VAE: the same whenever a run continues
         texts = captions(raw, x, rng, caption_dropout, wrong_captions)
-        return denoising(net, enlarged(x), texts, rng, scales["latents"])
+        return denoising(net, enlarged(x), texts, rng, found["scale"])
 
     details = {"family": "sd-tiny-digits", "vae": list(vae), "unet": list(unet)}
     return Task(network, loss, score, details, save=save)
@@ -62,12 +62,13 @@ def autoencoding(net: Parts, pixels: Float[Tensor, "b 3 8 8"], rng: Rng, kl: flo
 
 
 def denoising(net: Parts, pixels: Tensor, texts: list[str], rng: Rng, scale: float) -> Tensor:
-    """Squared error in the noise, at uniform timesteps (Ho et al. 2020, Eq. 14)."""
+    """Squared error in the velocity alpha eps - sigma x (Salimans & Ho 2022), at uniform timesteps."""
     with torch.no_grad():
         x = scale * net.encode(pixels, noise(rng, pixels))[1]
     t, eps = 1 - rng.uniform("t", x), rng.normal("eps", x)
+    alpha, sigma = scales(SCHEDULE, t, x)
     found = net.unet(diffuse(x, t, SCHEDULE, eps), SCHEDULE.index(t), net.read(texts)).sample
-    return F.mse_loss(found, eps)
+    return F.mse_loss(found, (alpha * eps - sigma * x).float())
 
 
 def noise(rng: Rng, pixels: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +18,10 @@ from dmd2_plugins.export.compare import DTYPES, Dtype, difference, known
 from dmd2_plugins.export.drafts import whole
 from dmd2_plugins.export.pipeline import KINDS, assembled, drawn, plain, require, seen, silent, unscaled
 from dmd2_plugins.export.usage import metadata, ode, scheduler, usage
+from dmd2_plugins.export.vae_scale import rescaled
 from dmd2_plugins.export.workflow import listed, node, workflow
-from dmd2_plugins.stable_diffusion.folder import SD15, SDXL, quiet
+from dmd2_plugins.stable_diffusion.folder import SD15, SDXL, Folder, quiet
+from dmd2_plugins.stable_diffusion.single_file import SingleFile
 from dmd2cli.core.noise import Discrete
 from dmd2cli.errors import UserError
 from dmd2cli.student import Student
@@ -44,7 +47,7 @@ def export(
     """
     require(student, "comfyui")
     known(dtype)
-    check(student)
+    check(student, weights)
     if weights not in ("checkpoint", "lora"):
         raise UserError(f"weights: {weights}: choose from checkpoint, lora")
     file = f"{out.name}.safetensors"
@@ -60,7 +63,7 @@ def export(
     return {"folder": str(out), "workflow": WORKFLOW, "sigmas": listed(sigmas(student)), **said}
 
 
-def check(student: Student) -> None:
+def check(student: Student, weights: str) -> None:
     """Raise UserError for a student that ComfyUI would take for another model: it knows some by their layout alone."""
     unscaled(student, "comfyui")
     details, schedule = student.contract["details"], student.source.teacher.schedule
@@ -68,9 +71,10 @@ def check(student: Student) -> None:
         raise UserError("comfyui: this student's table of noise levels is not Stable Diffusion's; choose diffusers")
     if details["config"].get("time_cond_proj_dim"):
         raise UserError("comfyui: this UNet has a guidance embedding, which the layout has not; choose diffusers")
-    wanted, scale = SCALES[details["pipeline"]], details["latents"]["scale"]
-    if scale != wanted or details["latents"]["shift"]:
-        raise UserError(f"comfyui: the VAE's scale is {scale:g}, and this layout means {wanted:g}; choose diffusers")
+    wanted, latents = SCALES[details["pipeline"]], details["latents"]
+    if weights == "lora" and (latents["scale"] != wanted or latents["shift"]):
+        why = f"the base's VAE has the scale {latents['scale']:g}, and this layout means {wanted:g}"
+        raise UserError(f"comfyui: {why}; choose weights=checkpoint, which has a VAE of its own")
 
 
 def same(schedule: Discrete, zero: bool) -> bool:
@@ -91,6 +95,8 @@ def checkpoint(student: Student, file: Path, out: Path, dtype: Dtype) -> dict[st
     if student.contract["details"]["pipeline"] == KINDS[0] and pipe.text_encoder.config.hidden_act != "quick_gelu":
         raise UserError("comfyui: the text encoder is OpenCLIP's, as in Stable Diffusion 2; choose diffusers")
     wanted = drawn(seen(student, pipe, student.source.network))
+    latents = student.contract["details"]["latents"]
+    rescaled(pipe.vae, latents["scale"], latents["shift"], SCALES[student.contract["details"]["pipeline"]])
     tensors = {name: value.to(DTYPES[dtype]) for name, value in original.checkpoint(pipe).items()}
     save_weights(tensors | marks(student), file, metadata(student))
     with tempfile.TemporaryDirectory() as folder:
@@ -123,10 +129,14 @@ def reloaded(student: Student, file: Path, folder: str) -> UInt8[Tensor, "b 3 h 
     """What the student's sampler draws with the parts that diffusers reads of the file."""
     import diffusers
 
-    kind = getattr(diffusers, student.contract["details"]["pipeline"])
+    kind, single = getattr(diffusers, student.contract["details"]["pipeline"]), SingleFile(file, Folder(Path(folder)))
+    parts = [part for part in ("text_encoder", "text_encoder_2") if single.has(part)]
     with quiet():
-        pipe = silent(kind.from_single_file(file, config=folder, local_files_only=True)).to(torch.float32)
-    return drawn(seen(student, pipe))
+        given = {"config": folder, "local_files_only": True, **{part: single.load(part) for part in parts}}
+        pipe = silent(kind.from_single_file(file, **given)).to(torch.float32)
+    source: Any = seen(student, pipe)
+    decode = replace(source.teacher.decode, scale=SCALES[student.contract["details"]["pipeline"]], shift=0.0)
+    return drawn(replace(source, teacher=replace(source.teacher, decode=decode)))
 
 
 def nodes(student: Student, file: str, weights: str) -> dict[str, Any]:

@@ -21,6 +21,8 @@ SIZED = f"{NET}label_emb.0.0.weight"
 """Only SDXL's UNet has it: its size conditions."""
 CONTEXT = f"{NET}input_blocks.{{}}.1.transformer_blocks.0.attn2.to_k.weight"
 WORDS = ("cond_stage_model.", "conditioner.embedders.")
+OTHER = {"text_encoder": "conditioner.embedders.1.", "text_encoder_2": "conditioner.embedders.0."}
+"""The text encoder of SDXL that a part is not."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,15 @@ class SingleFile:
             return made.float()
 
     def convert(self, part: str, tensors: Mapping[str, Tensor]) -> nn.Module:
-        """A part by diffusers' own conversion."""
+        """A part by diffusers' own conversion, which tells text encoders apart by width: it is shown one alone."""
         from diffusers.loaders import single_file_utils
 
         convert: Any = single_file_utils.create_diffusers_clip_model_from_ldm
         options = {"config": str(self.configs.path), "subfolder": part, "local_files_only": True}
-        kind, given = self.configs.kind(part), dict(tensors)
+        kind, other = self.configs.kind(part), OTHER.get(part, NET)
+        given = {name: value for name, value in tensors.items() if not name.startswith(other)}
         if part in ("unet", "vae"):
-            return kind.from_single_file(given, **options)
+            return kind.from_single_file(dict(tensors), **options)
         return convert(kind, given, **options)
 
     def other(self, part: str) -> Folder:
