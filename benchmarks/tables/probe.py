@@ -35,6 +35,9 @@ class Probed:
     done: int = 0
     series: list[dict[str, float]] = field(default_factory=list)
 
+    def begin(self) -> None:
+        self.job.begin()
+
     def seek(self, step: int) -> None:
         self.job.seek(step)
 

@@ -148,7 +148,7 @@ class Loader:
     def _latents(self, teacher: Teacher, found: Sequence[Example], step: int, rows: slice) -> Tensor:
         """Real samples in model units; images for a teacher of latents become a sample of its VAE's posterior."""
         x = self._x(found)
-        if tuple(x.shape[1:]) == tuple(teacher.shape):
+        if tuple(x.shape[1:]) == tuple(teacher.shape) or not hasattr(teacher.decode, "latents"):
             return x
         noise = Rng(self.seed, step).at(rows, self.batch).normal("posterior", x.new_empty(len(x), *teacher.shape))
         return self._to(in_model_units(teacher, x, noise))

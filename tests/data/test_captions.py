@@ -12,7 +12,6 @@ from encoders import CAPTIONS, N
 from dmd2cli.data.images import HuggingFace, Images, Lmdb, WebDataset
 from dmd2cli.data.pack import Target
 from dmd2cli.data.prepare import Options, prepare
-from dmd2cli.data.shapes import Shapes
 from dmd2cli.data.sources.detect import open_source
 from dmd2cli.data.sources.source import fingerprint
 from dmd2cli.errors import UserError
@@ -150,7 +149,7 @@ def test_formats_without_captions_say_so(tmp_path):
     path = str(made.lmdb_folder(tmp_path / "lmdb", made.values()))
     with pytest.raises(UserError, match=r"images of this format \(lmdb\) have no captions here; leave captions out"):
         Images(path=path, captions=True)
-    assert not hasattr(Lmdb(path=path), "captions") and not hasattr(Shapes(), "captions")
+    assert not hasattr(Lmdb(path=path), "captions")
 
 
 def test_captions_take_the_place_of_labels(folder):

@@ -100,8 +100,8 @@ def test_memorisation_is_the_distance_to_the_nearest_real_digit_over_that_of_a_r
 
 
 def test_images_of_another_size_and_unknown_feature_spaces_are_refused(real):
-    with pytest.raises(UserError, match="images must be 8 x 8 with 3 channels, got .3, 32, 32."):
-        FdDigits().update(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), [None])
+    with pytest.raises(UserError, match="images must be 8k x 8k with 3 channels, got .3, 30, 30."):
+        FdDigits().update(torch.zeros(1, 3, 30, 30, dtype=torch.uint8), [None])
     with pytest.raises(UserError, match="classifier must be one of"):
         FdDigits(classifier=9)
     with pytest.raises(UserError, match="split must be one of all, train, test, got 'val'"):
