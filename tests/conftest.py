@@ -17,6 +17,16 @@ def cache():
         del os.environ["DMD2_CACHE"]
 
 
+@pytest.fixture(scope="session")
+def filled(tmp_path_factory):
+    """A hub cache with small stand-ins of the published students and their base."""
+    import published_students
+
+    folder = tmp_path_factory.mktemp("filled")
+    published_students.stand_ins(folder / "hub", folder / "scratch")
+    return folder / "hub"
+
+
 @pytest.fixture
 def write(tmp_path, monkeypatch):
     """Write a recipe into a fresh working folder; returns its name there."""

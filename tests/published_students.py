@@ -2,31 +2,17 @@
 
 import shutil
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import tiny_pipelines as tiny
 import torch
-from dmd2_plugins.stable_diffusion import convert_student, published
 from dmd2_plugins.stable_diffusion.folder import SDXL
 from dmd2_plugins.stable_diffusion.unet import TARGETS
 from safetensors.torch import load_file, save_file
 
-from dmd2cli import registry
-
 FOUR, ONE = "dmd2_sdxl_4step_unet_fp16.bin", "dmd2_sdxl_1step_unet_fp16.bin"
 LORA = "dmd2_sdxl_4step_lora_fp16.safetensors"
-MADE = {"sdxl-4step": "four_step", "sdxl-4step-lora": "four_step_lora", "sdxl-1step": "one_step"}
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-
-def registered():
-    """Our names, whether or not the installed distribution has them yet."""
-    stack = ExitStack()
-    for name, function in MADE.items():
-        stack.enter_context(registry.override("students", name, getattr(published, function)))
-    stack.enter_context(registry.override("converters", "sd-student", convert_student.Student))
-    return stack
 
 
 def put(cache, repository, folder, commit="0123abcd"):

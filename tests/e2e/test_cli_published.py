@@ -12,23 +12,14 @@ from dmd2cli import published
 pytest.importorskip("diffusers")
 
 
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory):
-    """A hub cache with everything."""
-    folder = tmp_path_factory.mktemp("filled")
-    made.stand_ins(folder / "hub", folder / "scratch")
-    return folder / "hub"
-
-
 @pytest.fixture(autouse=True)
 def here(monkeypatch, tmp_path):
-    """A fresh working folder, no connection, an empty hub cache, and our names."""
+    """A fresh working folder, no connection, an empty hub cache."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     published.tell.cache_clear()
-    with made.registered():
-        yield tmp_path
+    return tmp_path
 
 
 @pytest.fixture

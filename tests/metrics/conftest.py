@@ -1,31 +1,13 @@
-"""A cache of their own, the metrics under their names, and folders of small images."""
+"""A cache of their own, the command, and folders of small images."""
 
-import contextlib
+import json
+import sys
 
 import pytest
-from dmd2_plugins.digits.extractor import DigitFeatures
-from dmd2_plugins.metrics.clip_score import ClipScore
-from dmd2_plugins.metrics.diversity import ByPrompt
-from dmd2_plugins.metrics.fd import fd, fid, patch_fid
-from dmd2_plugins.metrics.inception_clean import InceptionClean
-from dmd2_plugins.metrics.inception_edm import InceptionEdm
-from dmd2_plugins.metrics.inception_score import InceptionScore
-from dmd2_plugins.metrics.kid import Kid
-from dmd2_plugins.metrics.precision_recall import PrecisionRecall
-from dmd2_plugins.metrics.tiny import Tiny
 from pictured import pictures, save
 
-from dmd2cli import registry
-
-NAMES = {
-    "metrics": {
-        "fd": fd, "fid": fid, "kid": Kid, "precision-recall": PrecisionRecall, "inception-score": InceptionScore,
-        "patch-fid": patch_fid, "clip-score": ClipScore, "diversity": ByPrompt,
-    },
-    "extractors": {
-        "tiny": Tiny, "digits": DigitFeatures, "inception-edm": InceptionEdm, "inception-clean": InceptionClean
-    },
-}  # fmt: skip
+from dmd2cli.cli import app
+from dmd2cli.engine import runtime
 
 
 @pytest.fixture(autouse=True)
@@ -36,17 +18,46 @@ def cache(tmp_path_factory, monkeypatch):
     return folder
 
 
-@pytest.fixture(scope="module", autouse=True)
-def registered():
-    """The registered objects, also where the package is installed without them."""
-    with contextlib.ExitStack() as stack:
-        for kind, named in NAMES.items():
-            for name, thing in named.items():
-                stack.enter_context(registry.override(kind, name, thing))
-        yield
-
-
 @pytest.fixture
 def folder(tmp_path):
     """60 images of 8 x 8 in a folder."""
     return save(pictures(60), tmp_path / "real")
+
+
+@pytest.fixture
+def dmd2(monkeypatch, capsys):
+    """Run `dmd2 ARGS` here; returns (exit code, stdout, stderr)."""
+    device = runtime.device
+    monkeypatch.setattr(runtime, "device", lambda name: device("cpu" if name == "auto" else name))
+
+    def run(*args):
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["dmd2", *map(str, args)])
+        code = 0
+        try:
+            app.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def measured(dmd2):
+    def measured(*args):
+        code, out, err = dmd2("eval", *args)
+        assert code == 0, err
+        return json.loads(out)
+
+    return measured
+
+
+@pytest.fixture
+def refused(dmd2):
+    def refused(*args):
+        code, out, err = dmd2("eval", *args)
+        assert code == 2 and out == "" and err.startswith("dmd2: error: ") and err.count("\n") == 1, (code, out, err)
+        return err.removeprefix("dmd2: error: ").strip()
+
+    return refused

@@ -1,7 +1,6 @@
 """`dmd2 eval` with metrics of any feature space: one command end to end, and what it refuses in one line."""
 
 import json
-import sys
 import types
 
 import numpy as np
@@ -11,16 +10,15 @@ from dmd2_plugins.metrics.fd import fd
 from dmd2_plugins.metrics.tiny import Tiny
 from pictured import pictures, save
 
-from dmd2cli.cli import app
 from dmd2cli.diversity import diversity
-from dmd2cli.engine import evaluate, runtime
+from dmd2cli.engine import evaluate
 from dmd2cli.engine.evaluate import evaluate_all
 from dmd2cli.frechet import distance
 from dmd2cli.pictures import open_pictures
 
 
 @pytest.fixture(scope="module")
-def student(tmp_path_factory, registered):
+def student(tmp_path_factory):
     """An untrained student of 8 x 8 digits, as a run that has just begun."""
     from dmd2cli.engine.distill import job
     from dmd2cli.recipe import load
@@ -29,44 +27,6 @@ def student(tmp_path_factory, registered):
     metrics = "metrics=[{use: fd, extractor: tiny, reference: gone, allow_small: true}]"
     job(load("digits", ["run.batch=4", "sampler.steps=2", metrics]), torch.device("cpu")).publish(folder, 0)
     return str(folder)
-
-
-@pytest.fixture
-def dmd2(monkeypatch, capsys):
-    """Run `dmd2 ARGS` here; returns (exit code, stdout, stderr)."""
-    device = runtime.device
-    monkeypatch.setattr(runtime, "device", lambda name: device("cpu" if name == "auto" else name))
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["dmd2", *map(str, args)])
-        code = 0
-        try:
-            app.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return (code, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
-def measured(dmd2):
-    def measured(*args):
-        code, out, err = dmd2("eval", *args)
-        assert code == 0, err
-        return json.loads(out)
-
-    return measured
-
-
-@pytest.fixture
-def refused(dmd2):
-    def refused(*args):
-        code, out, err = dmd2("eval", *args)
-        assert code == 2 and out == "" and err.startswith("dmd2: error: ") and err.count("\n") == 1, (code, out, err)
-        return err.removeprefix("dmd2: error: ").strip()
-
-    return refused
 
 
 FD = ("fd", "--extractor", "tiny", "--allow-small")

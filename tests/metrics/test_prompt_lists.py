@@ -17,7 +17,6 @@ from pictured import pictures, save
 from tiny_students import student
 
 from dmd2cli.cli import app
-from dmd2cli.engine import runtime
 from dmd2cli.frechet import distance
 from dmd2cli.student import load_student, save_student
 from dmd2cli.views import square
@@ -44,7 +43,7 @@ def clip(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory, model, registered):
+def text(tmp_path_factory, model):
     """A two-step student that reads prompts, in a folder."""
     folder, made = tmp_path_factory.mktemp("text") / "run", student(model, "sd15", (1.0, 0.5))
     save_student(folder / "student", made.source.network, dict(made.contract))
@@ -60,45 +59,6 @@ def listed(tmp_path):
 @pytest.fixture
 def real(tmp_path):
     return str(save(pictures(9, seed=5, side=16), tmp_path / "real"))
-
-
-@pytest.fixture
-def dmd2(monkeypatch, capsys):
-    """Run `dmd2 eval ARGS` here; returns (exit code, stdout, stderr)."""
-    device = runtime.device
-    monkeypatch.setattr(runtime, "device", lambda name: device("cpu" if name == "auto" else name))
-
-    def run(*args):
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["dmd2", "eval", *map(str, args)])
-        code = 0
-        try:
-            app.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return (code, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
-def measured(dmd2):
-    def measured(*args):
-        code, out, err = dmd2(*args)
-        assert code == 0, err
-        return json.loads(out)
-
-    return measured
-
-
-@pytest.fixture
-def refused(dmd2):
-    def refused(*args):
-        code, out, err = dmd2(*args)
-        assert code == 2 and out == "" and err.startswith("dmd2: error: ") and err.count("\n") == 1, (code, out, err)
-        return err.removeprefix("dmd2: error: ").strip()
-
-    return refused
 
 
 def drawn(ref, raw, seed=0):
@@ -184,7 +144,7 @@ def recipe(path, model, more=""):
 
 def test_a_teacher_is_measured_with_the_prompts_of_its_recipe(dmd2, model, clip, tmp_path):
     path = recipe(tmp_path / "r.yaml", model, "data: {prompts: {use: prompts, texts: [a cat, a dog]}}\n")
-    code, out, err = dmd2("clip-score", "--teacher", path, "--model", clip)
+    code, out, err = dmd2("eval", "clip-score", "--teacher", path, "--model", clip)
     assert code == 0 and f"no prompts given: the 2 of data.prompts in {path}" in err
     found = json.loads(out)
     assert found["n"] == 2 and found["protocol"]["prompts"]["path"] == f"data.prompts of {path}"

@@ -28,22 +28,13 @@ run: {{steps: 2, batch: 2, threads: 1, precision: fp32, preview_every: null}}
 """
 
 
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory):
-    """A hub cache with everything."""
-    folder = tmp_path_factory.mktemp("filled")
-    made.stand_ins(folder / "hub", folder / "scratch")
-    return folder / "hub"
-
-
 @pytest.fixture(autouse=True)
 def here(monkeypatch, tmp_path, filled):
-    """A fresh working folder with some prompts, the filled hub cache, and our names."""
+    """A fresh working folder with some prompts, the filled hub cache."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(filled))
     (tmp_path / "prompts.txt").write_text("a llama\ncat\nthree\n")
-    with made.registered():
-        yield tmp_path
+    return tmp_path
 
 
 def recipe(init, *changes, use="sdxl", model="stabilityai/stable-diffusion-xl-base-1.0"):

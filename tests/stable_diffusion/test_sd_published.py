@@ -29,24 +29,14 @@ from dmd2cli.weights import save_weights
 PROMPTS = ["a llama wearing sunglasses", "cat"]
 
 
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory):
-    """A hub cache with everything."""
-    folder = tmp_path_factory.mktemp("filled")
-    made.stand_ins(folder / "hub", folder / "scratch")
-    return folder / "hub"
-
-
 @pytest.fixture(autouse=True)
 def here(monkeypatch, tmp_path):
-    """A fresh working folder, an empty hub cache, a connection that may not be used, and our names."""
+    """A fresh working folder, an empty hub cache, a connection that may not be used."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", forbidden)
     published.tell.cache_clear()
-    with made.registered():
-        yield
 
 
 @pytest.fixture
