@@ -91,6 +91,7 @@ def test_weights_are_those_of_the_networks_own_loss():
     "config, said",
     [
         ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler: neither a table of betas nor flow"),
+        ({"_class_name": "MyScheduler", "beta_schedule": "linear"}, "MyScheduler: this diffusers has none"),
         (SD | {"prediction_type": "sample"}, "prediction_type sample is not one of epsilon, v_prediction"),
     ],
 )

@@ -72,16 +72,26 @@ def read(config: Mapping[str, Any], given: Mapping[str, Any] | None = None, toke
     """given: options that override the configuration: prediction (eps, v, flow), zero_snr, shift.
 
     tokens: of an image in the network, for schedules whose shift depends on it. Raises UserError for a scheduler of
-    another kind, and for eps at alpha(1) = 0.
+    another kind or that nobody knows, and for eps at alpha(1) = 0.
     """
-    given = {k: v for k, v in (given or {}).items() if v is not None}
-    flow = str(config.get("_class_name", "")).startswith("FlowMatch") or config.get("use_flow_sigmas")
+    given, name = {k: v for k, v in (given or {}).items() if v is not None}, str(config.get("_class_name", ""))
+    known(name)
+    flow = name.startswith("FlowMatch") or config.get("use_flow_sigmas")
     named = "flow_prediction" if flow else config.get("prediction_type", "epsilon")
     prediction = given.get("prediction", PREDICTIONS.get(named))
     if prediction not in KNOWN:
         raise UserError(f"scheduler: prediction_type {named} is not one of {', '.join(PREDICTIONS)}")
     with torch.device("cpu"):                            # tables hold numbers, in a skeleton as well
         return straight(config, given, tokens) if prediction == "flow" else table(config, given, prediction)
+
+
+def known(name: str) -> None:
+    """Raise UserError for a class of schedulers that diffusers does not have: its keys may mean something else."""
+    import diffusers
+
+    if name and not hasattr(diffusers, name):
+        advice = "write the class that the model was trained with into scheduler_config.json, such as DDIMScheduler"
+        raise UserError(f"scheduler {name}: this diffusers has none of that name; {advice}")
 
 
 def straight(config: Mapping[str, Any], given: Mapping[str, Any], tokens: int) -> Clock:
