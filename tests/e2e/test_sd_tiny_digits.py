@@ -1,4 +1,4 @@
-"""A small Stable Diffusion that learns: pretrained on captioned digits, then distilled into four steps in three ways."""
+"""A small Stable Diffusion that learns: pretrained on captioned digits, then distilled in three ways."""
 
 import json
 

@@ -1,1 +1,1 @@
-"""A Stable Diffusion pipeline of one million weights, which learns captioned digits in minutes on a CPU."""
+"""Stable Diffusion in small: a pipeline of a million weights that learns captioned digits in minutes on a CPU."""

@@ -1,4 +1,4 @@
-"""The networks of a small Stable Diffusion 1.5 of diffusers' and transformers' own classes, and their folder."""
+"""The networks of a small Stable Diffusion, of diffusers' and transformers' own classes, and the folder they make."""
 
 from __future__ import annotations
 
@@ -12,40 +12,30 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dmd2_plugins.captioned_digits.tokenizer import TOKENS, tokenizer
+from dmd2_plugins.stable_diffusion.folder import quiet
+from dmd2cli.errors import UserError
 
 SIDE, FACTOR, CHANNELS, WIDTH = 8, 2, 4, 32
 """Pixels of a side, pixels per latent, channels of the latents, width of the encoded text."""
-
-SCHEDULER = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-    "prediction_type": "v_prediction",
-}
-"""Stable Diffusion 1.5's, for a DDIMScheduler."""
+GROUPS = 8
+"""Of the normalisations."""
+TABLE = (0.00085, 0.012, 1000)
+"""Stable Diffusion's timesteps: first and last beta, linear in their square roots, and how many."""
 
 
 class Parts(nn.Module):
-    """vae, text_encoder and unet, from scratch. As in Stable Diffusion 1.5, but for their sizes."""
+    """vae, text_encoder and unet, from scratch: Stable Diffusion 1.5 in small, but predicting v."""
 
     def __init__(self, vae: tuple[int, ...], unet: tuple[int, ...]) -> None:
-        """vae, unet: channels of their resolutions, from the finest."""
+        """vae, unet: channels of their resolutions. Raises UserError for others than multiples of 8, or too many."""
         super().__init__()
-        self.vae: Any = vae_of(vae)
-        self.text_encoder: Any = text_encoder_of()
-        self.unet: Any = unet_of(unet)
-
-    def encode(self, images: Float[Tensor, "b 3 8 8"], noise: Tensor) -> tuple[Any, Tensor]:
-        """(posterior, a sample of it by unit noise of the latents' shape), in the VAE's own units."""
-        posterior = self.vae.encode(images).latent_dist
-        return posterior, posterior.mean + posterior.std * noise
+        check(vae, unet)
+        self.vae: Any = autoencoder(vae)
+        self.text_encoder: Any = text_encoder()
+        self.unet: Any = network(unet)
 
     def read(self, texts: list[str]) -> Float[Tensor, "b 77 32"]:
-        """Captions, each of them encoded once."""
+        """What the UNet reads of some captions, each of them encoded once."""
         once = list(dict.fromkeys(texts))
         given = tokenizer()(once, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
         place = self.text_encoder.device
@@ -53,57 +43,88 @@ class Parts(nn.Module):
         return found[torch.tensor([once.index(text) for text in texts], device=place)]
 
     def save(self, folder: Path, scale: float) -> None:
-        """Write a folder for StableDiffusionPipeline. scale: from the VAE's units to those of the UNet."""
-        from diffusers import DDIMScheduler, StableDiffusionPipeline
+        """Write what StableDiffusionPipeline.from_pretrained reads. scale: VAE's units times it are the UNet's."""
+        from diffusers import StableDiffusionPipeline
 
         self.vae.register_to_config(scaling_factor=scale)
-        words = tokenizer()
-        parts = (self.vae, self.text_encoder, words, self.unet, DDIMScheduler(**SCHEDULER), None, None)
+        parts = (self.vae, self.text_encoder, tokenizer(), self.unet, scheduler(), None, None)
         draft = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(draft, ignore_errors=True)
-        StableDiffusionPipeline(*parts, requires_safety_checker=False).save_pretrained(draft)
+        with quiet():
+            StableDiffusionPipeline(*parts, requires_safety_checker=False).save_pretrained(draft)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(draft, folder)
 
 
-def vae_of(channels: tuple[int, ...]) -> nn.Module:
-    """An AutoencoderKL whose latents are FACTOR times smaller."""
+def check(vae: tuple[int, ...], unet: tuple[int, ...]) -> None:
+    """Raise UserError for channels that cannot be."""
+    levels = (SIDE // FACTOR).bit_length()
+    if len(vae) != FACTOR.bit_length() or not 1 <= len(unet) <= levels:
+        numbers = f"{FACTOR.bit_length()} numbers for vae and 1 to {levels} for unet"
+        raise UserError(f"sd-tiny-digits: channels are {numbers}, got {list(vae)} and {list(unet)}")
+    if bad := [n for n in (*vae, *unet) if n < 1 or n % GROUPS]:
+        raise UserError(f"sd-tiny-digits: channels must be multiples of {GROUPS}, got {bad[0]}")
+
+
+def scheduler() -> Any:
+    """Stable Diffusion's table for a network that predicts v."""
+    from diffusers import DDIMScheduler
+
+    first, last, steps = TABLE
+    betas = {"beta_start": first, "beta_end": last, "beta_schedule": "scaled_linear", "num_train_timesteps": steps}
+    ends = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+    return DDIMScheduler(**betas, **ends, prediction_type="v_prediction")
+
+
+def autoencoder(channels: tuple[int, ...]) -> nn.Module:
+    """An AutoencoderKL of two resolutions."""
     from diffusers import AutoencoderKL
 
-    down, up = (f"{name}Block2D" for name in ("DownEncoder", "UpDecoder"))
-    blocks = {"down_block_types": (down,) * len(channels), "up_block_types": (up,) * len(channels)}
     return AutoencoderKL(
-        block_out_channels=channels, latent_channels=CHANNELS, norm_num_groups=8, sample_size=SIDE, **blocks
+        block_out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels),
+        latent_channels=CHANNELS,
+        norm_num_groups=GROUPS,
+        sample_size=SIDE,
     )
 
 
-def text_encoder_of() -> nn.Module:
+def text_encoder() -> nn.Module:
     """A CLIPTextModel of two layers."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     words = tokenizer()
-    ids = {name: getattr(words, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    sizes = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "projection_dim": WIDTH, "num_attention_heads": 4}
-    config = CLIPTextConfig(
-        vocab_size=len(words), num_hidden_layers=2, max_position_embeddings=TOKENS, **sizes, **ids
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(words),
+            hidden_size=WIDTH,
+            intermediate_size=2 * WIDTH,
+            projection_dim=WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=TOKENS,
+            bos_token_id=words.bos_token_id,
+            eos_token_id=words.eos_token_id,
+            pad_token_id=words.pad_token_id,
+        )
     )
-    return CLIPTextModel(config)
 
 
-def unet_of(channels: tuple[int, ...]) -> nn.Module:
-    """A UNet2DConditionModel that reads the text at its finest resolution and in its middle."""
+def network(channels: tuple[int, ...]) -> nn.Module:
+    """A UNet2DConditionModel that reads the text at its finest resolution and in the middle."""
     from diffusers import UNet2DConditionModel
 
-    more = len(channels) - 1
+    coarser = len(channels) - 1
     return UNet2DConditionModel(
         sample_size=SIDE // FACTOR,
         in_channels=CHANNELS,
         out_channels=CHANNELS,
         block_out_channels=channels,
+        down_block_types=("CrossAttnDownBlock2D", *["DownBlock2D"] * coarser),
+        up_block_types=(*["UpBlock2D"] * coarser, "CrossAttnUpBlock2D"),
         layers_per_block=1,
-        norm_num_groups=8,
+        norm_num_groups=GROUPS,
         attention_head_dim=4,
         cross_attention_dim=WIDTH,
-        down_block_types=("CrossAttnDownBlock2D", *["DownBlock2D"] * more),
-        up_block_types=(*["UpBlock2D"] * more, "CrossAttnUpBlock2D"),
     )

@@ -1,4 +1,4 @@
-"""A CLIP tokenizer that knows the words of the captions: byte pairs, learned from them."""
+"""A CLIP tokenizer for the captions: byte pairs, learned from their words."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def tokenizer() -> Any:
         folder = Path(name)
         (folder / "vocab.json").write_text(json.dumps(vocabulary))
         (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)]) + "\n")
-        special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+        special: Any = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
         return CLIPTokenizer.from_pretrained(folder, model_max_length=TOKENS, **special)
 
 
@@ -38,7 +38,7 @@ def learned() -> tuple[dict[str, int], list[tuple[str, str]]]:
     found = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     words = sorted({word for text in texts for word in text.split()})
-    options = {"initial_alphabet": alphabet, "end_of_word_suffix": "</w>", "show_progress": False}
+    options: Any = {"initial_alphabet": alphabet, "end_of_word_suffix": "</w>", "show_progress": False}
     found.train_from_iterator(words, trainers.BpeTrainer(vocab_size=1000, **options))
     model = json.loads(found.to_str())["model"]
     vocabulary: dict[str, int] = model["vocab"]
