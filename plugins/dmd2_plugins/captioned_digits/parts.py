@@ -26,13 +26,14 @@ TABLE = (0.00085, 0.012, 1000)
 class Parts(nn.Module):
     """vae, text_encoder and unet, from scratch: Stable Diffusion 1.5 in small, but predicting v."""
 
-    def __init__(self, vae: tuple[int, ...], unet: tuple[int, ...]) -> None:
-        """vae, unet: channels of their resolutions. Raises UserError for others than multiples of 8, or too many."""
+    def __init__(self, vae: tuple[int, int], unet: tuple[int, int]) -> None:
+        """vae, unet: channels of their two resolutions. Raises UserError for others than multiples of 8."""
         super().__init__()
-        check(vae, unet)
-        self.vae: Any = autoencoder(vae)
-        self.text_encoder: Any = text_encoder()
-        self.unet: Any = network(unet)
+        if bad := [n for n in (*vae, *unet) if n < 1 or n % GROUPS]:
+            raise UserError(f"channels must be multiples of {GROUPS}, got {bad[0]}")
+        self.vae = autoencoder(vae)
+        self.text_encoder = text_encoder()
+        self.unet = network(unet)
 
     def read(self, texts: list[str]) -> Float[Tensor, "b 77 32"]:
         """What the UNet reads of some captions, each of them encoded once."""
@@ -44,53 +45,46 @@ class Parts(nn.Module):
 
     def save(self, folder: Path, scale: float) -> None:
         """Write what StableDiffusionPipeline.from_pretrained reads. scale: VAE's units times it are the UNet's."""
-        from diffusers import StableDiffusionPipeline
+        import diffusers
 
         self.vae.register_to_config(scaling_factor=scale)
         parts = (self.vae, self.text_encoder, tokenizer(), self.unet, scheduler(), None, None)
+        made: Any = diffusers.StableDiffusionPipeline
         draft = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(draft, ignore_errors=True)
         with quiet():
-            StableDiffusionPipeline(*parts, requires_safety_checker=False).save_pretrained(draft)
+            made(*parts, requires_safety_checker=False).save_pretrained(draft)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(draft, folder)
 
 
-def check(vae: tuple[int, ...], unet: tuple[int, ...]) -> None:
-    """Raise UserError for channels that cannot be."""
-    levels = (SIDE // FACTOR).bit_length()
-    if len(vae) != FACTOR.bit_length() or not 1 <= len(unet) <= levels:
-        numbers = f"{FACTOR.bit_length()} numbers for vae and 1 to {levels} for unet"
-        raise UserError(f"sd-tiny-digits: channels are {numbers}, got {list(vae)} and {list(unet)}")
-    if bad := [n for n in (*vae, *unet) if n < 1 or n % GROUPS]:
-        raise UserError(f"sd-tiny-digits: channels must be multiples of {GROUPS}, got {bad[0]}")
-
-
 def scheduler() -> Any:
     """Stable Diffusion's table for a network that predicts v."""
-    from diffusers import DDIMScheduler
+    import diffusers
 
+    made: Any = diffusers.DDIMScheduler
     first, last, steps = TABLE
     betas = {"beta_start": first, "beta_end": last, "beta_schedule": "scaled_linear", "num_train_timesteps": steps}
     ends = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
-    return DDIMScheduler(**betas, **ends, prediction_type="v_prediction")
+    return made(**betas, **ends, prediction_type="v_prediction")
 
 
-def autoencoder(channels: tuple[int, ...]) -> nn.Module:
-    """An AutoencoderKL of two resolutions."""
-    from diffusers import AutoencoderKL
+def autoencoder(channels: tuple[int, int]) -> Any:
+    """An AutoencoderKL."""
+    import diffusers
 
-    return AutoencoderKL(
+    made: Any = diffusers.AutoencoderKL
+    return made(
         block_out_channels=channels,
-        down_block_types=("DownEncoderBlock2D",) * len(channels),
-        up_block_types=("UpDecoderBlock2D",) * len(channels),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
         latent_channels=CHANNELS,
         norm_num_groups=GROUPS,
         sample_size=SIDE,
     )
 
 
-def text_encoder() -> nn.Module:
+def text_encoder() -> Any:
     """A CLIPTextModel of two layers."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -111,18 +105,18 @@ def text_encoder() -> nn.Module:
     )
 
 
-def network(channels: tuple[int, ...]) -> nn.Module:
-    """A UNet2DConditionModel that reads the text at its finest resolution and in the middle."""
-    from diffusers import UNet2DConditionModel
+def network(channels: tuple[int, int]) -> Any:
+    """A UNet2DConditionModel that reads the text at its finer resolution and in the middle."""
+    import diffusers
 
-    coarser = len(channels) - 1
-    return UNet2DConditionModel(
+    made: Any = diffusers.UNet2DConditionModel
+    return made(
         sample_size=SIDE // FACTOR,
         in_channels=CHANNELS,
         out_channels=CHANNELS,
         block_out_channels=channels,
-        down_block_types=("CrossAttnDownBlock2D", *["DownBlock2D"] * coarser),
-        up_block_types=(*["UpBlock2D"] * coarser, "CrossAttnUpBlock2D"),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         layers_per_block=1,
         norm_num_groups=GROUPS,
         attention_head_dim=4,

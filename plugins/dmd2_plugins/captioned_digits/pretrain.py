@@ -22,8 +22,8 @@ Pixels = Float[Tensor, "b 3 8 8"]
 
 
 def pipeline(
-    vae: tuple[int, ...] = (16, 32),
-    unet: tuple[int, ...] = (32, 64),
+    vae: tuple[int, int] = (16, 32),
+    unet: tuple[int, int] = (32, 64),
     vae_steps: int = 500,
     kl: float = 1e-5,
     caption_dropout: float = 0.1,

@@ -3,45 +3,58 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from dmd2_plugins.digits.captions import WORDINGS, caption
+from dmd2_plugins.digits.captions import WORDINGS, WORDS
 
 TOKENS = 77
 """Of a prompt, as CLIP's."""
-START, END = "<|startoftext|>", "<|endoftext|>"
+START, END, LAST = "<|startoftext|>", "<|endoftext|>", "</w>"
+"""Around a text, and behind the last piece of a word."""
 
 
 @cache
 def tokenizer() -> Any:
-    """A transformers.CLIPTokenizer. Other words than those of the captions are spelled in bytes."""
+    """A transformers.CLIPTokenizer: a word of the captions is one token, others are spelled in pieces and bytes."""
+    from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
-    vocabulary, merges = learned()
+    merges, letters = learned(), sorted(ByteLevel.alphabet())
+    tokens = [*letters, *(letter + LAST for letter in letters), *("".join(pair) for pair in merges), START, END]
     with TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "vocab.json").write_text(json.dumps(vocabulary))
-        (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)]) + "\n")
-        special: Any = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+        vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+        (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+        lines = ["#version: 0.2", *(" ".join(pair) for pair in merges), ""]
+        (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
+        special: dict[str, Any] = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
         return CLIPTokenizer.from_pretrained(folder, model_max_length=TOKENS, **special)
 
 
-def learned() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """(token -> id, pairs in the order of their merging): every byte, and every word of the captions in one piece."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+def learned() -> list[tuple[str, str]]:
+    """Pairs of pieces in the order in which they are joined, the most frequent first (Sennrich et al. 2016, Alg. 1).
 
-    texts = [caption(digit, wording) for digit in range(10) for wording in range(len(WORDINGS))]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    found = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    words = sorted({word for text in texts for word in text.split()})
-    options: Any = {"initial_alphabet": alphabet, "end_of_word_suffix": "</w>", "show_progress": False}
-    found.train_from_iterator(words, trainers.BpeTrainer(vocab_size=1000, **options))
-    model = json.loads(found.to_str())["model"]
-    vocabulary: dict[str, int] = model["vocab"]
-    for token in (*(letter + "</w>" for letter in alphabet), START, END):
-        vocabulary.setdefault(token, len(vocabulary))
-    return vocabulary, [tuple(pair) for pair in model["merges"]]
+    Of equally frequent ones the first of the alphabet, so that a text has the same tokens in every process.
+    """
+    known = sorted({word for wording in WORDINGS for word in wording.format("").split()} | set(WORDS))
+    words, merges = [[*word[:-1], word[-1] + LAST] for word in known], list[tuple[str, str]]()
+    while pairs := Counter(pair for pieces in words for pair in pairwise(pieces)):
+        merges.append(min(pairs, key=lambda pair: (-pairs[pair], pair)))
+        words = [joined(pieces, merges[-1]) for pieces in words]
+    return merges
+
+
+def joined(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+    """The pieces of a word with every occurrence of a pair made one."""
+    found = list[str]()
+    for piece in pieces:
+        if found and (found[-1], piece) == pair:
+            found[-1] += piece
+        else:
+            found.append(piece)
+    return found
