@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from dmd2_plugins.digits.captions import caption
 from dmd2_plugins.digits.classifier import SEEDS, load
 from dmd2_plugins.digits.data import Digits, images, to_uint8
-from dmd2_plugins.digits.metric import FdDigits, leave_one_out, nearest
+from dmd2_plugins.digits.metric import FdDigits, leave_one_out, nearest, small
 
 from dmd2cli.errors import UserError
 
@@ -86,6 +87,21 @@ def test_wrong_labels_cost_class_accuracy_alone(real):
 
 def test_without_labels_there_is_no_class_accuracy(real):
     assert "class_accuracy" not in measured(real)
+
+
+def test_a_caption_asks_for_the_digit_that_it_names(real):
+    labels = images()[1].tolist()
+    texts = [caption(label, i % 3) for i, label in enumerate(labels)]
+    assert measured(real, texts) == measured(real, labels)
+    assert "class_accuracy" not in measured(real, [*texts[:-1], "a llama"])
+
+
+def test_larger_images_are_measured_as_the_grey_averages_of_their_blocks(real):
+    larger = real.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    assert measured(larger) == measured(real)
+    coloured = torch.stack([torch.zeros_like(real[:, 0]), real[:, 0], 2 * (real[:, 0] // 2)], 1)
+    assert small(coloured)[:, 0].float().allclose((coloured.float().mean(1)).round())
+    assert small(coloured).shape == real.shape and (small(coloured)[:, 0] == small(coloured)[:, 2]).all()
 
 
 def test_memorisation_is_the_distance_to_the_nearest_real_digit_over_that_of_a_real_one(real):
