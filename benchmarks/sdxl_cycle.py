@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from edm import seconds
-from step import Passes
+from by_hand import Passes
+from measuring import spent as spent
 
 from dmd2cli.adapters import View
 from dmd2cli.core.random import Rng
@@ -31,15 +30,6 @@ def cycle(work: DistillJob, number: int) -> None:
 def calls(work: DistillJob, step: int) -> int:
     """Of the student without gradient, before the one that is trained: backward simulation."""
     return work.distillation.inputs.call(Rng(work.recipe.run.seed, step).stream("student"))
-
-
-def spent(action: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call: of the clock on a GPU, of this process on a CPU."""
-    if device.type == "cuda":
-        return seconds(action, device)
-    started = time.process_time()
-    action()
-    return time.process_time() - started
 
 
 class Bare(Passes):

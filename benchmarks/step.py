@@ -1,202 +1,63 @@
-"""What a training cycle costs beyond the network passes it cannot do without.
+"""What a training cycle costs beyond the network passes it cannot do without, how fast it is, what switches change.
 
-    python benchmarks/step.py [--recipe digits] [--cycles 30] [--threads 1] [KEY=VALUE ...] [--json FILE]
+    python benchmarks/step.py [RECIPE] [KEY=VALUE ...] [--cycles 30] [--threads 1] [--json FILE]
+    python benchmarks/step.py RECIPE --switches checkpointing,compile,bf16
 
-A cycle is one generator update and `ttur` critic updates. Three things are timed in turn in one process: the
-engine's cycle, the bare passes (forward and backward of the teacher's own modules in plain PyTorch, with no
-loss, optimiser or random number), and a hand-written DMD2 loop. `ratio` is the median of cycle / bare over the
-pairs; `passes` compares what forward hooks count in the engine's cycle with what the recipe needs.
+A cycle is one generator update and the critic updates that go with it. `ratio` is that of the engine's cycle to its
+bare passes: the same forward and backward passes of the same networks, recorded in that very cycle and made again
+right after it without the engine (benchmarks/replay.py). Where a cycle is simple enough to write down, the rows that
+hooks count are shown beside those that are needed, and a DMD2 loop written by hand is timed as well. Operations are
+those that PyTorch counts in a cycle without switches; the ceiling is a square matrix product in the same run. Times
+are CPU seconds of this process on a CPU, which other programs do not change much, and the device's on a GPU. Peak
+memory is all of the process on a CPU, tensors on a GPU. Switches are compared in turn, cycle by cycle, with the plain
+step on a CPU; on a GPU each has the memory for itself.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import time
+import sys
 from collections import Counter
-from copy import deepcopy
-from pathlib import Path
 
 import torch
-import torch.nn.functional as F
+from by_hand import ByHand, counted, known, needed
+from edm import ceiling, forget
+from edm import seconds as timed
+from measuring import Machine, add_json, chosen, hardware, shown, spent, spread, write
+from replay import Recording
+from switches import SWITCHES, WARM, Cycles, compared
+from torch.utils.flop_counter import FlopCounterMode
 
-from dmd2cli.core.noise import diffuse
 from dmd2cli.engine import runtime
-from dmd2cli.engine.distill import DistillJob, job
+from dmd2cli.errors import UserError
 from dmd2cli.recipe import Recipe, load
 
+__all__ = ["timed"]
 
-def needed(recipe: Recipe) -> Counter:
-    """Rows through each part of each network per cycle, for one-step recipes of the terms known here."""
-    b, ttur, terms = recipe.run.batch, recipe.ttur, recipe.losses
-    guided = terms["distribution_matching"].options.get("guidance", 1.0) != 1.0
-    rows = Counter({("generator", "encoder"): ttur * b, ("generator", "decoder"): ttur * b})
-    rows += Counter({("real", part): b * (2 if guided else 1) for part in ("encoder", "decoder")})
-    rows += Counter({("fake", "encoder"): b, ("fake", "decoder"): b})                      # in the DM gradient
-    rows["fake", "encoder"] += b * ("gan_generator" in terms)
-    rows["fake", "decoder"] += b * ttur                                                     # denoising
-    joint, apart = "joint_critic" in terms, "gan_critic" in terms
-    rows["fake", "encoder"] += ttur * b * (2 if joint else 3 if apart else 1)
-    return rows
-
-
-def counted(work: DistillJob) -> Counter:
-    """The same from forward hooks on the first and the last layer of every backbone, over one real cycle."""
-    nets, rows, hooks = work.distillation.nets, Counter(), []
-    for name in ("generator", "real", "fake"):
-        backbone = getattr(nets, name).backbone
-        for part, layer in (("encoder", backbone.input), ("decoder", backbone.output)):
-            hook = lambda _, args, __, key=(name, part): rows.update({key: len(args[0])})  # noqa: E731
-            hooks.append(layer.register_forward_hook(hook))
-    for step in range(work.recipe.ttur):
-        work.step(step)
-    for hook in hooks:
-        hook.remove()
-    return rows
-
-
-class Passes:
-    """The bare passes of a cycle, on copies of the networks: nothing but forward and backward."""
-
-    def __init__(self, work: DistillJob) -> None:
-        d, recipe = work.distillation, work.recipe
-        self.work, self.ttur, self.gan = work, recipe.ttur, "gan_generator" in recipe.losses
-        self.joint, self.apart = "joint_critic" in recipe.losses, "gan_critic" in recipe.losses
-        self.generator, self.fake, self.head = (deepcopy(m) for m in (d.nets.generator, d.nets.fake, d.nets.head))
-        self.real, b = d.nets.real, recipe.run.batch
-        batch = work.loader(0, d.teacher)[0]
-        self.x, self.t, self.cond = torch.randn(b, *d.teacher.shape), torch.rand(b), batch.cond
-        self.x2, self.t2 = torch.cat([self.x] * 2), torch.cat([self.t] * 2)
-        self.cond2 = {k: torch.cat([v, v]) for k, v in self.cond.items()}
-        self.ones, self.one = torch.ones_like(self.x), torch.ones(b, 1)
-        guided = recipe.losses["distribution_matching"].options.get("guidance", 1.0) != 1.0
-        self.real_args = (self.x2, self.t2, self.cond2) if guided else (self.x, self.t, self.cond)
-
-    def __call__(self) -> None:
-        for turn in range(self.ttur):
-            self.generator_turn() if turn == 0 else self.sample()
-            self.critic_turn()
-        for net in (self.generator, self.fake, self.head):
-            net.zero_grad(set_to_none=True)
-
-    def sample(self) -> None:
-        with torch.no_grad():
-            self.generator(self.x, self.t, self.cond)
-
-    def generator_turn(self) -> None:
-        self.fake.requires_grad_(False), self.head.requires_grad_(False)
-        x = self.generator(self.x, self.t, self.cond)
-        with torch.no_grad():
-            self.real(*self.real_args)
-            self.fake(self.x, self.t, self.cond)
-        seen = x.detach().requires_grad_()
-        if self.gan:
-            self.head(self.fake.features(seen, self.t, self.cond)).backward(self.one)
-        x.backward(self.ones)
-        self.fake.requires_grad_(True), self.head.requires_grad_(True)
-
-    def critic_turn(self) -> None:
-        if self.joint:
-            x_hat, h = self.fake.joint(self.x2, self.t2, self.cond2, len(self.x))
-            torch.autograd.backward([x_hat, self.head(h)], [self.ones, torch.cat([self.one] * 2)])
-            return
-        self.fake(self.x, self.t, self.cond).backward(self.ones)
-        if self.apart:
-            self.head(self.fake.features(self.x2, self.t2, self.cond2)).backward(torch.cat([self.one] * 2))
-
-
-class ByHand(Passes):
-    """A DMD2 loop as one would write it in a script, for the joint critic: the check that `bare` is not slow."""
-
-    def __init__(self, work: DistillJob) -> None:
-        super().__init__(work)
-        self.schedule, self.shape = work.distillation.nets.schedule, self.x.shape
-        critic = [*self.fake.parameters(), *self.head.parameters()]
-        self.g_opt = torch.optim.AdamW(self.generator.parameters(), 1e-4)
-        self.d_opt = torch.optim.AdamW(critic, 1e-4)
-
-    def __call__(self) -> None:
-        for turn in range(self.ttur):
-            z = self.schedule.prior_std * torch.randn(self.shape)
-            with torch.set_grad_enabled(turn == 0):
-                x = self.generator(z, torch.ones(len(z)), self.cond)
-            if turn == 0:
-                self.generator_loss(x).backward()
-                self.g_opt.step()
-                self.g_opt.zero_grad()
-            self.d_opt.zero_grad()
-            self.critic_loss(x.detach()).backward()
-            self.d_opt.step()
-
-    def generator_loss(self, x: torch.Tensor) -> torch.Tensor:
-        t = 0.02 + 0.96 * torch.rand(len(x))
-        with torch.no_grad():
-            x_t = diffuse(x, t, self.schedule, torch.randn_like(x))
-            real, fake = self.real(x_t, t, self.cond), self.fake(x_t, t, self.cond)
-            grad = (fake - real) / (x - real).abs().mean((1, 2, 3), keepdim=True)
-        loss = 0.5 * F.mse_loss(x, (x - grad).detach())
-        if self.gan:
-            t = torch.rand(len(x))
-            noisy = diffuse(x, t, self.schedule, torch.randn_like(x))
-            loss = loss + 0.01 * F.softplus(-self.head(self.fake.features(noisy, t, self.cond))).mean()
-        return loss
-
-    def critic_loss(self, x: torch.Tensor) -> torch.Tensor:
-        t = torch.rand(2 * len(x))
-        both = torch.cat([x, self.x])
-        noisy = diffuse(both, t, self.schedule, torch.randn_like(both))
-        x_hat, h = self.fake.joint(noisy, t, self.cond2, len(x))
-        sigma = self.schedule(t[: len(x)])[1].float().view(-1, 1, 1, 1)
-        fake, real = self.head(h).chunk(2)
-        gan = F.softplus(fake).mean() + F.softplus(-real).mean()
-        return ((sigma**-2 + 1.8) * (x_hat - x) ** 2).mean() + 0.3 * gan
-
-
-def timed(action, device: torch.device) -> float:
-    """Seconds of one call, the device's work included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    action()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
-def measure(recipe: Recipe, cycles: int) -> dict:
-    """The result of the benchmark; every cycle is timed next to the passes it is compared with."""
-    device = runtime.device(recipe.run.device)
-    torch.set_default_device(device)
-    work = job(recipe, device)
-    passes, hand, step = Passes(work), ByHand(work) if "joint_critic" in recipe.losses else None, 0
-    found = counted(work)
-
-    def cycle() -> None:
-        nonlocal step
-        for _ in range(recipe.ttur):
-            work.step(step)
-            step += 1
-
-    seconds = {"cycle": [], "bare": [], "hand": []}
-    for i in range(cycles + 3):
-        for name, action in (("cycle", cycle), ("bare", passes), ("hand", hand)):
-            if action is not None and (elapsed := timed(action, device)) and i >= 3:
-                seconds[name].append(elapsed)
-    ratios = [a / b for a, b in zip(seconds["cycle"], seconds["bare"], strict=True)]
-    medians = {f"{k}_s": statistics.median(v) for k, v in seconds.items() if v}
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return {
-        "ratio": statistics.median(ratios),
-        "ratio_quartiles": statistics.quantiles(ratios, n=4)[::2],
-        **medians,
-        "passes": {"counted": named(found), "needed": named(needed(recipe))},
-        "cycles": cycles,
-        "batch": recipe.run.batch,
-        "ttur": recipe.ttur,
-        "hardware": name,
-        "torch": torch.__version__,
-    }
+def passes(recipe: Recipe, device: torch.device, cycles: int) -> dict:
+    """Each cycle and its bare passes."""
+    cycle, found = Cycles(recipe, device), {"cycle": list[float](), "bare": list[float](), "hand": list[float]()}
+    work, simple = cycle.work, known(cycle.work)
+    rows = {"counted": named(counted(work)), "needed": named(needed(recipe))} if simple else {}
+    with device:
+        hand = ByHand(work) if simple and "joint_critic" in recipe.losses else None
+    for i in range(cycles + WARM):
+        recording, once = Recording(work), Counter()
+        with recording():
+            once["cycle"] = spent(cycle, device)
+        once["bare"] = spent(recording.again, device)
+        if hand is not None:
+            with device:
+                once["hand"] = spent(hand, device)
+        if i >= WARM:
+            for name, elapsed in once.items():
+                found[name].append(elapsed)
+    ratios = spread([a / b for a, b in zip(found["cycle"], found["bare"], strict=True)])
+    medians = {f"{name}_s": statistics.median(values) for name, values in found.items() if values}
+    quartiles = {"ratio_quartiles": [ratios["low"], ratios["high"]]}
+    replayed = dict(sorted(recording.rows().items()))
+    return {"ratio": ratios["median"], **quartiles, **medians, "cycles": cycles, "passes": {**rows, "calls": replayed}}
 
 
 def named(rows: Counter) -> dict[str, int]:
@@ -204,26 +65,115 @@ def named(rows: Counter) -> dict[str, int]:
     return {" ".join(key): rows[key] for key in sorted(rows)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    parser.add_argument("--recipe", default="digits")
-    parser.add_argument("--cycles", type=int, default=30)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_intermixed_args()
-    recipe = load(args.recipe, args.overrides)
-    torch.set_num_threads(args.threads)
-    found = measure(recipe, args.cycles)
-    print("rows per cycle       counted  needed")
-    for name, rows in found["passes"]["needed"].items():
-        print(f"{name:20} {found['passes']['counted'].get(name, 0):7} {rows:7}")
+def operations(recipe: Recipe, device: torch.device, cycles: int) -> float:
+    """Of a cycle, without switches that compute things twice; the mean of some, which may differ."""
+    plain = recipe.run.model_copy(update={"checkpointing": False, "compile": False})
+    cycle = Cycles(recipe.model_copy(update={"run": plain}), device)
+    with FlopCounterMode(display=False) as counter:
+        for _ in range(cycles):
+            cycle()
+    return counter.get_total_flops() / cycles
+
+
+def measure(recipe: Recipe, cycles: int) -> dict:
+    """The engine's cycle beside its bare passes."""
+    device = runtime.device(recipe.run.device)
+    facts = {"batch": recipe.run.batch, "ttur": recipe.ttur, "hardware": hardware(device), "torch": torch.__version__}
+    return {**passes(recipe, device, cycles), **facts}
+
+
+def speed(recipe: Recipe, device: torch.device) -> dict:
+    """Operations of a cycle, and what a matrix product reaches here."""
+    dtype = runtime.autocast_dtype(recipe.run.precision, device) or torch.float32
+    side = 8192 if device.type == "cuda" else 1024
+    top = ceiling(device, side, dtype, spent)
+    found = {"tflops": top / 1e12, "side": side, "dtype": str(dtype).removeprefix("torch.")}
+    return {"ceiling": found, "tflop_per_cycle": operations(recipe, device, 1) / 1e12}
+
+
+def result(args: argparse.Namespace) -> dict:
+    """All of it."""
+    name, overrides = chosen(args.words)
+    recipe, machine = load(name, overrides), Machine()
+    device = runtime.device(recipe.run.device)
+    runtime.set_tf32(recipe.run)
+    found = {"recipe": name, "overrides": overrides, "precision": recipe.run.precision, **measure(recipe, args.cycles)}
+    forget(device)
+    found |= speed(recipe, device)
+    found["steps"] = compared(args.switches, name, overrides, device, args.cycles)
+    for row in found["steps"].values():
+        if "cycle_s" in row:
+            row["tflops"] = found["tflop_per_cycle"] / row["cycle_s"]
+            row["of_ceiling"] = row["tflops"] / found["ceiling"]["tflops"]
+    found["busy"] = machine.busy()
+    return found
+
+
+def table(found: dict) -> str:
+    """The result for people."""
+    head = f"{found['recipe']} {' '.join(found['overrides'])}".strip()
+    calls, top = found["passes"], found["ceiling"]
+    lines = [f"{head}, batch {found['batch']}, {found['hardware']}, torch {found['torch']}"]
+    if "needed" in calls:
+        lines.append("rows per cycle       counted  needed")
+        lines += [f"{name:20} {calls['counted'].get(name, 0):7} {rows:7}" for name, rows in calls["needed"].items()]
     hand = f"   hand-written {found['hand_s']:.4f} s" if "hand_s" in found else ""
-    print(f"cycle {found['cycle_s']:.4f} s   bare {found['bare_s']:.4f} s{hand}   ratio {found['ratio']:.3f}")
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(found, indent=2) + "\n")
+    low, high = found["ratio_quartiles"]
+    ratio = shown({"median": found["ratio"], "low": low, "high": high})
+    lines.append(f"cycle {found['cycle_s']:.4f} s   bare {found['bare_s']:.4f} s{hand}   ratio {ratio}")
+    product = f"{1000 * top['tflops']:.4g} GFLOP/s ({top['side']}^3, {top['dtype']})"
+    lines.append(f"matrix product: {product}; a cycle: {1000 * found['tflop_per_cycle']:.4g} GFLOP")
+    heads = f"{'cycle s':>9} {'to plain':>9} {'GFLOP/s':>9} {'of product':>10} {'peak GiB':>9} {'data wait':>9}"
+    lines.append(f"{'':18} {heads}")
+    lines += [line(name, row) for name, row in found["steps"].items()]
+    parts = found["steps"]["plain"]["parts_s"]
+    shares = "  ".join(f"{name} {seconds / sum(parts.values()):.1%}" for name, seconds in parts.items())
+    return "\n".join([*lines, f"plain: {shares}"])
+
+
+def line(name: str, row: dict) -> str:
+    """The step with a switch."""
+    if "problem" in row:
+        return f"{name:18} {row['problem']}"
+    peak = f"{row['peak_gib']:9.2f}" if row["peak_gib"] is not None else f"{'-':>9}"
+    speeds = f"{row['cycle_s']:9.4f} {row['to_plain']:9.3f} {1000 * row['tflops']:9.4g} {row['of_ceiling']:10.1%}"
+    return f"{name:18} {speeds} {peak} {row['data_wait_s']:9.4f}"
+
+
+def switches(text: str) -> list[str]:
+    """Names of SWITCHES. Raises argparse's error for others."""
+    names = list(SWITCHES) if text == "all" else [name for name in text.split(",") if name]
+    if unknown := [name for name in names if name not in SWITCHES]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]}: choose from {', '.join(SWITCHES)}, or all")
+    return names
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("words", nargs="*", metavar="RECIPE KEY=VALUE", help="default: digits")
+    made.add_argument("--cycles", type=int, default=30)
+    made.add_argument("--switches", type=switches, default=[], metavar="a,b", help=f"all, or of {', '.join(SWITCHES)}")
+    made.add_argument("--threads", type=int, default=1)
+    made.add_argument("--tiny", action="store_true", help="a batch of 8 and two cycles: does it run at all")
+    add_json(made)
+    return made
+
+
+def main() -> None:
+    args = parser().parse_intermixed_args()
+    if args.tiny:
+        name, overrides = chosen(args.words)
+        args.words, args.cycles = [name, "run.batch=8", *overrides], 2
+    torch.set_num_threads(args.threads)
+    found = result(args)
+    print(table(found))
+    write(found, args.json)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as err:
+        print(f"error: {err}", file=sys.stderr)
+        sys.exit(2)

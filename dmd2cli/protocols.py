@@ -89,6 +89,8 @@ class Teacher:
     """(this teacher, height, width in pixels) -> the same for that size, or UserError. None: it has one size."""
     negative: Callable[[Teacher, str], Teacher] | None = None
     """(this teacher, prompt) -> the same with that prompt as its null condition. None: it reads no prompts."""
+    fp16: str = ""
+    """Why networks of this family must not be trained in float16; empty if nothing is known."""
 
 
 @dataclass(frozen=True)

@@ -4,40 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
-NotNegative = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+from dmd2cli.recipe_base import Fraction, NotNegative, Part, Positive, PositiveFloat
+from dmd2cli.recipe_run import Keep, Run
 
-
-class Part(BaseModel):
-    """Any part of a recipe; remembers where each key was written, for later messages."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-    _places: dict[str, str] = PrivateAttr(default_factory=dict)
-
-    def model_post_init(self, context: Any) -> None:
-        self._places = context or {}
-
-    @property
-    def places(self) -> dict[str, str]:
-        """Dotted key of the whole recipe -> "FILE:LINE" or the override that set it."""
-        return self._places
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The keys that belong to the plugin; empty for parts that name none."""
-        return dict(self.model_extra or {})
+__all__ = ["Keep", "Part", "Positive", "Run"]
 
 
 class Use(Part, extra="allow"):
@@ -152,36 +124,6 @@ class Data(Part):
     real: Use | None = None
     pairs: Pairs | None = None
     workers: NotNegative = Field(default=2, description="threads that read real data from files ahead; 0 = none")
-
-
-class Run(Part):
-    """How long, how large, and on what; every *_every in steps."""
-
-    steps: Positive = Field(description="critic updates")
-    batch: Positive = Field(description="samples per update, over all ranks and micro-batches")
-    micro_batch: Positive | None = Field(None, description="samples per backward pass; null = batch")
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    teacher_weights: Literal["fp32", "bf16"] = Field("fp32", description="what the frozen teacher is stored in")
-    checkpointing: bool = Field(False, description="less memory: activations of blocks are computed again")
-    compile: bool = Field(False, description="torch.compile, block by block")
-    parallel: Literal["none"] = "none"
-    clip: PositiveFloat | None = Field(10.0, description="largest gradient norm; null = no clipping")
-    seed: int = Field(0, ge=0)
-    threads: Positive | None = Field(None, description="CPU threads; null = the cores this process may use")
-    log_every: Positive = 50
-    save_every: Positive = 500
-    preview_every: Positive | None = Field(500, description="pictures of the student; null = none")
-    keep: Positive = Field(3, description="checkpoints kept")
-    time_limit: PositiveFloat | None = Field(None, description="minutes")
-    device: str = "auto"
-
-    @field_validator("micro_batch")
-    @classmethod
-    def _divides(cls, micro_batch: int | None, info: ValidationInfo) -> int | None:
-        batch = info.data.get("batch")
-        if micro_batch and batch and batch % micro_batch:
-            raise ValueError(f"must divide run.batch, and {batch} is no multiple of {micro_batch}")
-        return micro_batch
 
 
 class Recipe(Part):

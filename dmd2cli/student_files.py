@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dmd2cli import __version__, published
-from dmd2cli.adapters import View
+from dmd2cli.adapters import View, as_peft
 from dmd2cli.core.noise import Discrete, NoiseSchedule
 from dmd2cli.errors import UserError
 from dmd2cli.protocols import Teacher
@@ -68,9 +68,19 @@ def native(schedule: NoiseSchedule, times: Sequence[float]) -> dict[str, list[fl
     return ratios | ({"timesteps": schedule.index(t).tolist()} if isinstance(schedule, Discrete) else {})
 
 
+def student_weights(network: nn.Module, tensors: Mapping[str, Tensor] | None = None) -> Mapping[str, Tensor]:
+    """The tensors of an artefact: an adapter's by the names that peft writes. tensors: its state dict, if not now's."""
+    held = network.state_dict() if tensors is None else tensors
+    return {as_peft(name): tensor for name, tensor in held.items()} if isinstance(network, View) else held
+
+
 def save_student(folder: Path, network: nn.Module, contract: Mapping[str, Any]) -> None:
-    """Write the artefact; the old one stays until the new one is whole."""
-    weights = network.weights() if isinstance(network, View) else network.state_dict()
+    """Write the artefact of a network; the old one stays until the new one is whole."""
+    write_student(folder, student_weights(network), contract)
+
+
+def write_student(folder: Path, weights: Mapping[str, Tensor], contract: Mapping[str, Any]) -> None:
+    """Write the artefact of weights that student_weights() gave."""
     save_weights(weights, folder / WEIGHTS, {"dmd2_student": json.dumps(contract)})
     draft = folder / f".{CONTRACT}.tmp"
     try:

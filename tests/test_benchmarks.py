@@ -18,12 +18,9 @@ STEP = Path(__file__).parent.parent / "benchmarks" / "step.py"
 APART = ["losses.joint_critic=null", "losses.denoising.weight=1.0", "losses.gan_critic.weight=1.0e-2"]
 
 
-@pytest.fixture(scope="module")
-def step():
-    spec = importlib.util.spec_from_file_location("benchmark_step", STEP)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def step(monkeypatch):
+    return script("step", monkeypatch)
 
 
 RECIPES = {
@@ -39,14 +36,47 @@ RECIPES = {
 def test_a_cycle_makes_the_passes_that_the_recipe_needs_and_no_other(step, overrides):
     passes = step.measure(load("digits", ["run.batch=8", *overrides]), cycles=2)["passes"]
     assert passes["counted"] == passes["needed"]
+    encoded = {net: passes["needed"][f"{net} encoder"] for net in ("generator", "fake", "real")}
+    names = {"generator": "generator.", "fake": "critic.fake.", "real": "teacher."}
+    assert encoded == {net: sum(n for k, n in passes["calls"].items() if k.startswith(p)) for net, p in names.items()}
 
 
 def test_the_step_benchmark_writes_its_figures_as_json(step, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["step.py", "run.batch=8", "--cycles", "2", "--json", str(tmp_path / "step.json")])
+    out = tmp_path / "step.json"
+    asked = ["run.batch=8", "--cycles", "2", "--switches", "checkpointing,foreach", "--json", str(out)]
+    monkeypatch.setattr(sys, "argv", ["step.py", *asked])
     step.main()
-    found = json.loads((tmp_path / "step.json").read_text())
+    found, shown = json.loads(out.read_text()), capsys.readouterr().out
     assert found["ratio"] > 0 and {"cycle_s", "bare_s", "hand_s", "hardware", "torch"} <= found.keys()
-    assert "ratio" in capsys.readouterr().out
+    plain, foreach = found["steps"]["plain"], found["steps"]["foreach"]
+    assert plain["to_plain"] == 1 and foreach["to_plain"] > 0 and "ratio" in shown and "foreach" in shown
+    assert plain["tflops"] == pytest.approx(found["tflop_per_cycle"] / plain["cycle_s"])
+    assert plain["of_ceiling"] == pytest.approx(plain["tflops"] / found["ceiling"]["tflops"])
+    assert sum(plain["parts_s"].values()) == pytest.approx(plain["cycle_s"], rel=0.1)
+    assert plain["parts_s"]["critic"] > plain["parts_s"]["EMA"] > 0 < plain["data_wait_s"] and plain["peak_gib"] > 0
+    assert found["steps"]["checkpointing"]["problem"].startswith("run.checkpointing")      # digits names no blocks
+
+
+def test_an_unknown_switch_is_refused_in_one_line(step, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["step.py", "--switches", "turbo"])
+    with pytest.raises(SystemExit):
+        step.main()
+    assert "turbo: choose from checkpointing" in capsys.readouterr().err
+
+
+def test_a_recorded_cycle_is_made_again_with_the_same_gradients_of_the_same_weights(monkeypatch):
+    replay, distill = script("replay", monkeypatch), importlib.import_module("dmd2cli.engine.distill")
+    work = distill.job(load("digits-4step", ["run.batch=4"]), torch.device("cpu"))
+    recording, reached = replay.Recording(work), []
+    with recording():
+        work.step(0)
+    monkeypatch.setattr(replay.Recording, "forget", lambda self: reached.append({p for p in self.learning if p.grad is not None}))
+    recording.again()
+    players = work.players()
+    assert set(players["generator"].parameters) <= reached[0]                    # up to the generator's update
+    assert any(set(player.parameters) & reached[-1] for name, player in players.items() if name != "generator")
+    assert not any(p in reached[-1] for p in work.distillation.nets.real.parameters())
+    assert all("forward" not in net.__dict__ for net in work.watched().values())
 
 
 def script(name, monkeypatch):
@@ -180,3 +210,80 @@ def test_drawing_beside_the_bare_calls_makes_as_many(sdxl, monkeypatch):
     monkeypatch.setattr(sdxl.build, "teacher", watched)
     sdxl.drawing(tiny(sdxl, "sdxl-4step"), CPU, 2, 1)
     assert rows == [2] * 4 * 2 * 3                          # four calls, of both, thrice
+
+
+# -- scaling, io, sampling, overhead ------------------------------------------------------------------------------
+
+
+def made(name, monkeypatch, tmp_path, *asked):
+    """The result of a benchmark's command line."""
+    module, out = script(name, monkeypatch), tmp_path / "out" / f"{name}.json"
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--tiny", "--json", str(out), *asked])
+    module.main()
+    return json.loads(out.read_text())
+
+
+def test_scaling_compares_ranks_of_every_mode_with_one(monkeypatch, tmp_path, capsys):
+    found = made("scaling", monkeypatch, tmp_path, "--modes", "replicate", "--kinds", "strong")
+    one, two = found["cases"]["1 rank"], found["cases"]["2 replicate, strong"]
+    assert one["speedup"]["median"] == 1 and found["batch"] == 8 and found["rounds"] == 3
+    assert 0 < two["speedup"]["median"] < 4 and two["cpu_s_per_step_all"] >= two["cpu_s_per_step"] > 0
+    assert "2 replicate, strong" in capsys.readouterr().out
+
+
+def test_hybrid_is_for_four_ranks_and_more_and_weak_scaling_has_a_batch_for_each(monkeypatch):
+    scaling, recipe = script("scaling", monkeypatch), load("digits")
+    args = argparse.Namespace(ranks=[1, 2, 4], modes=["replicate", "hybrid"], kinds=["strong", "weak"], overrides=[])
+    cases = scaling.cases(args)
+    assert [case.name for case in cases if case.mode == "hybrid"] == ["4 hybrid, strong", "4 hybrid, weak"]
+    assert [case.batch(recipe) for case in cases] == [128, 128, 256, 128, 512, 128, 512]
+    assert "run.shard_size=2" in scaling.overrides(args, cases[-1], recipe)
+
+
+def test_speedups_are_those_of_blocks_of_one_round(monkeypatch):
+    scaling = script("scaling", monkeypatch)
+    one, two, times = scaling.Case(1), scaling.Case(2, "shard", "weak"), {"cpu_all": 1.0}
+    rounds = [
+        {"1 rank": {"wall": k, "cpu": k, **times}, "2 shard, weak": {"wall": k, "cpu": 2 * k, **times}} for k in (1, 4, 9)
+    ]
+    row = scaling.row(two, one, rounds)
+    assert row["speedup"] == {"median": 2, "low": 2, "high": 2} and row["speedup_by_cpu"]["median"] == 1
+
+
+def test_ranks_that_cannot_start_are_told_of_in_one_line(monkeypatch, tmp_path):
+    scaling = script("scaling", monkeypatch)
+    with pytest.raises(scaling.UserError, match="9 samples cannot be shared out"):
+        made("scaling", monkeypatch, tmp_path, "run.batch=9", "--modes", "replicate", "--kinds", "strong")
+
+
+def test_checkpoints_are_measured_beside_the_disk(monkeypatch, tmp_path, capsys):
+    found = made("io", monkeypatch, tmp_path, "--ranks", "1", "--folder", str(tmp_path))
+    row = found["ranks"]["1"]["8"]
+    assert row["bytes"] == pytest.approx(8 * 2**20, rel=0.01) and min(row.values()) > 0
+    assert row["wait_s"] < row["behind_s"] and "save/write" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]                # nothing is left on the disk
+
+
+def test_sampling_is_measured_beside_the_bare_calls(monkeypatch, tmp_path, capsys):
+    found = made("sampling", monkeypatch, tmp_path, "digits-4step")
+    student, teacher = found["rows"]["student"], found["rows"]["teacher"]
+    assert [row["batch"] for row in student] == [1, 2] and student[0]["calls"] == 4 and teacher[0]["calls"] == 35
+    assert all(row["p50_s"] <= row["p90_s"] <= row["p99_s"] and row["ratio"] > 0 for row in student + teacher)
+    assert "images/s" in capsys.readouterr().out
+
+
+def test_a_trained_student_is_measured_with_its_teacher(monkeypatch, tmp_path):
+    from dmd2cli.engine.distill import job
+
+    work = job(load("digits", ["run.batch=4"]), torch.device("cpu"))
+    work.publication(tmp_path, 1)()
+    found = made("sampling", monkeypatch, tmp_path, str(tmp_path))
+    assert found["rows"]["student"][0]["calls"] == 1 and found["rows"]["teacher"][0]["calls"] == 35
+
+
+def test_the_overhead_of_a_run_is_taken_apart(monkeypatch, tmp_path, capsys):
+    found = made("overhead", monkeypatch, tmp_path)
+    row = found["trainer"]
+    assert row["steps"] == 20 and row["ratio"] == pytest.approx(row["train_s"] / row["loop_s"])
+    assert row["beside"] > 1 and {"previews", "checkpoints: the copy", "guards looked at"} <= row["shares"].keys()
+    assert found["engine"]["ratio"] > 0 and "wanted: at most 1.03" in capsys.readouterr().out

@@ -16,7 +16,7 @@ def test_every_field_is_read_and_the_others_have_their_defaults(write):
     assert recipe.teacher.use == "gmm" and recipe.teacher.options == {"modes": 8}
     assert recipe.student.times == (1.0, 0.5) and recipe.student.betas == (0.9, 0.999)
     assert recipe.losses["distribution_matching"].options == {"guidance": 2.0}
-    assert recipe.run.micro_batch is None and recipe.run.keep == 3 and recipe.run.clip == 10.0
+    assert recipe.run.micro_batch is None and recipe.run.keep.last == 3 and recipe.run.clip == 10.0
     assert recipe.data.prompts is None
 
 

@@ -18,6 +18,7 @@ from dmd2cli.engine import distill
 from dmd2cli.engine.build import teacher_source
 from dmd2cli.engine.checkpoint import write_json
 from dmd2cli.engine.evaluate import measure
+from dmd2cli.engine.parallel import World
 from dmd2cli.engine.run import run
 from dmd2cli.errors import Diverged
 from dmd2cli.protocols import Metric
@@ -119,8 +120,8 @@ def train(cell: Cell) -> None:
     """The engine's own run, its job wrapped in one that counts and measures."""
     every = max(1, cell.recipe.run.steps // cell.table.points) if cell.table.points else 0
 
-    def job(recipe: Recipe, device: torch.device) -> Probed:
-        return Probed(distill.job(recipe, device), cell.folder, every, lambda: metric(cell))
+    def job(recipe: Recipe, device: torch.device, world: World, fresh: bool) -> Probed:
+        return Probed(distill.job(recipe, device, world, fresh), cell.folder, every, lambda: metric(cell))
 
     if run(cell.recipe, cell.folder, job, command="ablations") < cell.recipe.run.steps:
         raise KeyboardInterrupt

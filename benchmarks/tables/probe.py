@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from dmd2cli.data.base import Batch
 from dmd2cli.engine.checkpoint import write_json, write_text
 from dmd2cli.engine.distill import DistillJob
 from dmd2cli.engine.evaluate import measure
+from dmd2cli.engine.player import Player
 from dmd2cli.protocols import Metric
+from dmd2cli.recipe import Recipe
 
 N = 2000
 """Samples of a measurement during training."""
@@ -35,8 +38,25 @@ class Probed:
     done: int = 0
     series: list[dict[str, float]] = field(default_factory=list)
 
-    def begin(self) -> None:
-        self.job.begin()
+    @property
+    def recipe(self) -> Recipe:
+        return self.job.recipe
+
+    @property
+    def cycle(self) -> int:
+        return self.job.cycle
+
+    def updates(self, step: int) -> int:
+        return self.job.updates(step)
+
+    def players(self) -> Mapping[str, Player]:
+        return self.job.players()
+
+    def watched(self) -> Mapping[str, nn.Module]:
+        return self.job.watched()
+
+    def batches(self, step: int) -> Sequence[Batch]:
+        return self.job.batches(step)
 
     def seek(self, step: int) -> None:
         self.job.seek(step)
@@ -59,8 +79,8 @@ class Probed:
 
     def measured(self) -> dict[str, float]:
         """value: the metric of N samples of the averaged student. brightness: of the weights themselves, if known."""
-        source = self.job.source()
-        found = {"value": measure(self.metric(), source, N, seed=0)["value"]}
+        with self.job.source() as source:
+            found = {"value": measure(self.metric(), source, N, seed=0)["value"]}
         real = self.job.loader.real
         if real is None:
             return found
@@ -78,10 +98,16 @@ class Probed:
         self.seconds, self.done = float(state["cell"]["seconds"]), int(state["cell"]["done"])
         self.series = [point for point in read_series(self.folder) if point["steps"] <= self.done]
 
-    def publish(self, folder: Path, step: int) -> None:
-        self.job.publish(folder, step)
-        write_json(folder / "cell.json", self.facts())
-        write_text(folder / "series.jsonl", "".join(f"{json.dumps(point)}\n" for point in self.series))
+    def publication(self, folder: Path, step: int) -> Callable[[], None]:
+        student, facts = self.job.publication(folder, step), self.facts()
+        series = "".join(f"{json.dumps(point)}\n" for point in self.series)
+
+        def write() -> None:
+            student()
+            write_json(folder / "cell.json", facts)
+            write_text(folder / "series.jsonl", series)
+
+        return write
 
     def close(self) -> None:
         self.job.close()

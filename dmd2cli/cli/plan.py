@@ -49,6 +49,8 @@ def paragraphs(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"not in these numbers: decoding of previews: {facts['undecoded']}"
     if facts["compile"]:
         yield "not in these numbers: run.compile, with which activations take less"
+    if facts["host"]:
+        yield f"waiting in the CPU's memory: {size(facts['host'])} {unit}"
     if "fit" in facts:
         yield fit(facts["fit"])
     yield costs(facts)
@@ -106,8 +108,8 @@ def fit(answer: Mapping[str, Any]) -> str:
     if answer["overrides"]:
         lines.append(f"to make it fit, add: {' '.join(answer['overrides'])}")
     elif answer["sharding_over"]:
-        over = f"{answer['sharding_over']} GPUs it might, at micro-batch 1"
-        lines.append(f"nothing in this version makes it fit; sharded over {over}, but sharding is not in this version")
+        over = f"{answer['sharding_over']} GPUs (run.parallel=shard) it might, at micro-batch 1"
+        lines.append(f"no switch makes it fit on one; sharded over {over}")
     else:
         lines.append("nothing makes it fit; take a larger device")
     return "\n".join(lines)

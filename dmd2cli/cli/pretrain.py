@@ -23,7 +23,9 @@ def pretrain(
     if dry(found, dry_run):
         return
     from dmd2cli.engine.pretrain import RESULT, pretraining
+    from dmd2cli.engine.share import share
 
     folder = folder_of(recipe, out)
     steps = train(found, folder, pretraining, resume)
-    print(f"{folder / RESULT}: trained for {steps} steps")
+    if share().rank == 0:
+        print(f"{folder / RESULT}: trained for {steps} steps")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
 
 if TYPE_CHECKING:
     from dmd2cli.recipe import AnyRecipe
@@ -32,3 +34,23 @@ def train(found: Any, folder: Path, job: Callable[..., Any], resume: str) -> int
     from dmd2cli.engine.run import run
 
     return run(found, folder, job, resume, command=" ".join(["dmd2", *sys.argv[1:]]))
+
+
+def several(found: AnyRecipe, nproc: int) -> NoReturn:
+    """Run this command in so many processes, and exit as they do. UserError if the batch cannot be shared out."""
+    from dmd2cli.engine.launch import launch
+    from dmd2cli.engine.parallel import World
+
+    World(size=nproc).rows(found.run.batch)
+    raise typer.Exit(launch(nproc, without_nproc(sys.argv[1:])))
+
+
+def without_nproc(arguments: Sequence[str]) -> list[str]:
+    """A command line without --nproc N."""
+    kept, rest = list[str](), iter(arguments)
+    for argument in rest:
+        if argument == "--nproc":
+            next(rest, None)
+        elif not argument.startswith("--nproc="):
+            kept.append(argument)
+    return kept

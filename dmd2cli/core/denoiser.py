@@ -80,9 +80,10 @@ class Preconditioned(nn.Module):
         self.backbone, self.schedule = backbone, schedule
         self.parametrization, self.c_noise = parametrization, c_noise
         self.autocast: torch.dtype | None = None
+        self.channels_last = False
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        return self.joint(x_t, t, cond, x_t.shape[0])[0]
+        return self._joint(x_t, t, cond, x_t.shape[0])[0]
 
     def features(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         return self._encode(x_t, t, cond, self._coefficients(x_t, t))[0].float()
@@ -94,6 +95,9 @@ class Preconditioned(nn.Module):
 
     def joint(self, x_t: Tensor, t: Tensor, cond: Cond, n: int) -> tuple[Tensor, Tensor]:
         """x_hat of the first n rows and the features of all rows, from one pass through the encoder."""
+        return self._joint(x_t, t, cond, n)
+
+    def _joint(self, x_t: Tensor, t: Tensor, cond: Cond, n: int) -> tuple[Tensor, Tensor]:
         coefficients = self._coefficients(x_t, t)
         state = self._encode(x_t, t, cond, coefficients)
         c_skip, c_out, _ = (c[:n] for c in coefficients)
@@ -104,6 +108,8 @@ class Preconditioned(nn.Module):
     def _encode(self, x_t: Tensor, t: Tensor, cond: Cond, coefficients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         with self._precision(x_t):
             x = (coefficients[2] * x_t).float()
+            if self.channels_last and x.ndim == 4:
+                x = x.contiguous(memory_format=torch.channels_last)
             return self.backbone.encode(x, self.c_noise(t).float(), cond)  # type: ignore[operator]
 
     def _coefficients(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, ...]:
@@ -139,7 +145,8 @@ class Guidance:
         """The guided prediction from the two branches."""
         low, high = self.interval
         high = math.inf if high == 1.0 else high        # a sampler with churn asks for times slightly above 1
-        scale = torch.where((low <= t) & (t <= high), torch.as_tensor(self.scale, dtype=t.dtype, device=t.device), 1.0)
+        strength = self.scale.to(t) if isinstance(self.scale, Tensor) else t.new_full((), self.scale)
+        scale = torch.where((low <= t) & (t <= high), strength, 1.0)
         shape = (-1, *[1] * (x_cond.ndim - 1))
         x = guide(x_null, x_cond, scale.view(shape).to(x_cond.dtype))
         if self.rescale == 0.0:

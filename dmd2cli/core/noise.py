@@ -90,6 +90,7 @@ class Discrete:
 
     def __init__(self, alphas_cumprod: Sequence[float] | Tensor) -> None:
         self.alphas_cumprod = torch.as_tensor(alphas_cumprod, dtype=torch.float64)
+        self._tables: dict[torch.device, Tensor] = {}
 
     @classmethod
     def scaled_linear(cls, start: float = 0.00085, end: float = 0.012, steps: int = 1000) -> Discrete:
@@ -109,8 +110,16 @@ class Discrete:
         return (exact(t) * n).round().long().sub(1).clamp(0, n - 1)
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        alpha_bar = self.alphas_cumprod.to(exact(t))[self.index(t)]
+        alpha_bar = self._table(exact(t))[self.index(t)]
         return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+
+    def _table(self, like: Tensor) -> Tensor:
+        """The table where `like` is, copied there once: every copy would wait for the device."""
+        if like.device == self.alphas_cumprod.device:
+            return self.alphas_cumprod
+        if like.device not in self._tables:
+            self._tables[like.device] = self.alphas_cumprod.to(like)
+        return self._tables[like.device]
 
     def time(self, ratio: Tensor) -> Tensor:
         table = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt().to(exact(ratio))

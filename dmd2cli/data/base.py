@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dmd2cli.core.denoiser import Cond
 from dmd2cli.core.random import Rng
+from dmd2cli.core.transfer import onto
 from dmd2cli.data.reader import Reader
 from dmd2cli.protocols import Dataset, Example, Raw, Teacher
 
@@ -196,6 +197,4 @@ class Loader:
         return {k: self._to(v) for k, v in cond.items()}, {k: self._to(v) for k, v in null.items()}
 
     def _to(self, x: Tensor) -> Tensor:
-        """On the device. Pinned memory, so that a copy to a GPU goes on while the step is prepared."""
-        pinned = x.pin_memory() if self.device.type == "cuda" and x.device.type == "cpu" else x
-        return pinned.to(self.device, non_blocking=True)
+        return onto(x, self.device)

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from dmd2cli.core.noise import NoiseSchedule
 from dmd2cli.data.shard_files import Header, Kind
@@ -63,7 +64,8 @@ def _some(tensor: Tensor) -> Tensor:
     """At most SAMPLED values, evenly spaced from the first to the last."""
     n = min(SAMPLED, tensor.numel())
     places = torch.arange(n) * max(tensor.numel() - 1, 0) // max(n - 1, 1)
-    return tensor.detach().reshape(-1)[places.to(tensor.device)]
+    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor          # of which each rank has a shard
+    return whole.detach().reshape(-1)[places.to(tensor.device)]
 
 
 def teacher_facts(teacher: Teacher) -> dict[str, Any]:

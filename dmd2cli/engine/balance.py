@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,8 @@ class Balance:
 
     def __init__(self, name: str, updates: int) -> None:
         self.name, self.updates = name, updates
+        self.total: Callable[[Tensor], Tensor] = lambda squares: squares
+        """Sums over the ranks of a run."""
         self.norms = torch.zeros(2, dtype=torch.float64)          # sums of |dL_DM / dx| and of |dL_term / dx|
         self.measured = 0
 
@@ -34,7 +38,9 @@ class Balance:
         grads += torch.autograd.grad([own], [x], retain_graph=True, allow_unused=True)
         if grads[1] is None:
             raise UserError(f"losses.{self.name}: weight auto needs a term of the student's samples; give a number")
-        self.norms += torch.stack([g.detach().double().norm().cpu() for g in grads])
+        squares = torch.stack([g.detach().double().square().sum() for g in grads]).cpu()
+        squares = self.total(squares)
+        self.norms += squares.sqrt() if squares.isfinite().all() else 0      # a bad batch is skipped, not remembered
 
     def state(self) -> Tensor:
         """What a continued run needs: (2 norms, updates measured)."""

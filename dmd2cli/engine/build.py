@@ -6,14 +6,21 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
+from torch import nn
 
+from dmd2cli import registry
 from dmd2cli.data.base import Loader, Paired
 from dmd2cli.data.reader import Reader
 from dmd2cli.engine.distillation import Distillation
 from dmd2cli.engine.inputs import Inputs
-from dmd2cli.engine.networks import networks
+from dmd2cli.engine.layout import lay_out
+from dmd2cli.engine.loss_scale import check_fp16
+from dmd2cli.engine.networks import networks, place_all
+from dmd2cli.engine.offload import check_offload, offload
+from dmd2cli.engine.parallel import ALONE, World
 from dmd2cli.engine.player import Player
 from dmd2cli.engine.runtime import prepare
+from dmd2cli.engine.sharding import built
 from dmd2cli.engine.terms import prefixed, terms
 from dmd2cli.engine.turns import Turns
 from dmd2cli.errors import UserError
@@ -26,10 +33,16 @@ from dmd2cli.samplers.few_step import check_table
 from dmd2cli.source import Source
 
 
-def teacher(recipe: Recipe, device: torch.device) -> Teacher:
-    """The recipe's teacher, frozen, on the device."""
-    found: Teacher = build("teachers", recipe.teacher, "teacher")
-    prepare(found.denoiser.eval().requires_grad_(False), device, recipe.run, found.units)
+def teacher(recipe: Recipe, device: torch.device, world: World = ALONE) -> Teacher:
+    """The recipe's teacher, frozen, on the device. Of several ranks the first one reads its weights."""
+    if world.first:
+        found: Teacher = build("teachers", recipe.teacher, "teacher")
+    details = world.shared(lambda: dict(found.details)) if world.size > 1 else {}
+    if not world.first:
+        with built(world):
+            found = registry.load("teachers", recipe.teacher.use)(skeleton=details)
+    at_once = world.size == 1 and "teacher" not in recipe.run.offload
+    prepare(found.denoiser.eval().requires_grad_(False), device, recipe.run, found.units, place=at_once)
     for helper in found.helpers:
         helper.eval().requires_grad_(False).to(device)
     return found
@@ -41,18 +54,36 @@ def teacher_source(recipe: Recipe, device: torch.device) -> Source:
     return Source(found, found.denoiser, build("samplers", recipe.sampler, "sampler"))
 
 
-def distillation(recipe: Recipe, device: torch.device) -> Distillation:
-    """Everything that steps, with generator and critic starting as copies of the teacher ([DMD2] Sec. 3)."""
-    source, run = teacher(recipe, device), recipe.run
+def distillation(
+    recipe: Recipe,
+    device: torch.device,
+    world: World = ALONE,
+    start: Callable[[Teacher, nn.Module], None] | None = None,
+) -> Distillation:
+    """Everything that steps, with generator and critic starting as copies of the teacher ([DMD2] Sec. 3).
+
+    start: given the teacher and the generator, puts other weights into it, on the first rank.
+    """
+    check_offload(recipe, world.size)
+    source, run = teacher(recipe, device, world), recipe.run
     build("samplers", recipe.sampler, "sampler")           # not needed to train, but better refused now than after
     check_times(recipe, source)
-    found = networks(recipe, source, device)
+    check_fp16(source, run)
+    with built(world):
+        found = networks(recipe, source, device, world)
+    if start is not None and world.first:
+        start(found.teacher, found.generator)
+    lay_out(world, run, found.learners, found.frozen, device)
+    if world.size > 1:
+        place_all(found, device, world)
+    if "teacher" in run.offload:
+        offload(found.teacher.denoiser, device, found.teacher.units)
     nets, source = found.nets(recipe), found.teacher
-    critic, *later = (Player(module, recipe.critic, run.steps, run.clip) for module in found.critics)
+    critic, *later = (Player(module, recipe.critic, run.steps, run.clip, run, world) for module in found.critics)
     return Distillation(
         source,
         nets,
-        Player(found.generator, recipe.student, run.steps, run.clip),
+        Player(found.generator, recipe.student, run.steps, run.clip, run, world),
         critic,
         terms(recipe, source, nets),
         inputs(recipe.student, source),

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dmd2cli.core.random import Rng
-from dmd2cli.data.base import Loader
+from dmd2cli.data.base import Batch, Loader
 from dmd2cli.engine import build, initial, preview
 from dmd2cli.engine.balance import Balance
 from dmd2cli.engine.distillation import Distillation
 from dmd2cli.engine.lag import critic_lag
+from dmd2cli.engine.parallel import ALONE, World, seed_networks
 from dmd2cli.engine.phases import Phase, as_dict, matching_guidance, phases
 from dmd2cli.engine.player import Player
+from dmd2cli.engine.sharding import gathered
+from dmd2cli.engine.watch import at
+from dmd2cli.protocols import Teacher
 from dmd2cli.recipe import Recipe
 from dmd2cli.recipe_stages import staged
 from dmd2cli.samplers.few_step import FewStep
 from dmd2cli.source import Source
-from dmd2cli.student import contract, save_student
+from dmd2cli.student_files import contract, student_weights, write_student
 
 
 @dataclass
@@ -35,6 +39,7 @@ class DistillJob:
     """Which phase it is in."""
     init: Mapping[str, str] = field(default_factory=dict)
     """What the generator started from, if not from the teacher: student, sha256, licence."""
+    world: World = ALONE
 
     @property
     def recipe(self) -> Recipe:
@@ -45,14 +50,6 @@ class DistillJob:
     def loader(self) -> Loader:
         """Of the current stage."""
         return self.phases[self.now].loader
-
-    def begin(self) -> None:
-        """Start the generator from student.init."""
-        if self.recipe.student.init is not None:
-            player = self.distillation.generator
-            self.init = initial.start(self.recipe, self.distillation.teacher, player.module)
-            if player.ema is not None:
-                player.ema.load_state_dict(player.module.state_dict())
 
     def seek(self, step: int) -> None:
         """Enter the stage of a step, if that is another one: weights, moments and averages stay."""
@@ -73,13 +70,44 @@ class DistillJob:
 
     def step(self, step: int) -> Mapping[str, Tensor]:
         self.seek(step)
-        rng, d = Rng(self.recipe.run.seed, step), self.distillation
-        torch.manual_seed(rng.generator("network", torch.device("cpu")).initial_seed())    # for dropout and its like
-        batches, every = self.loader(step, d.teacher), self.recipe.critic.lag_every
+        at("data", step)
+        d, run, every = self.distillation, self.recipe.run, self.recipe.critic.lag_every
+        seed_networks(run.seed, step, self.world)
+        batches = self.batches(step)
         found = d.step(batches, step)
         if every is not None and (step + 1) % every == 0:
             found |= {"critic/lag": critic_lag(d, batches, step)}
+        if (step + 1) % run.log_every == 0:
+            learned = ((name, player) for name, player in self.players().items() if player.updates)
+            found |= {f"{name}/update_ratio": player.ratio() for name, player in learned}
         return found | ({"stage": torch.tensor(self.now)} if len(self.phases) > 1 else {})
+
+    def batches(self, step: int) -> list[Batch]:
+        """What a step trains on: this rank's rows."""
+        return self.loader(step, self.distillation.teacher, self.world.rows(self.recipe.run.batch))
+
+    @property
+    def cycle(self) -> int:
+        """Steps from one update of the student to the next."""
+        return self.recipe.ttur
+
+    def updates(self, step: int) -> int:
+        """How many of the first `step` steps move the student."""
+        found = 0
+        for phase in self.phases:
+            stage = phase.stage
+            turns = build.turns(stage.recipe, stage.first)
+            found += turns.moved(min(step, stage.until)) if step > stage.first else 0
+        return found
+
+    def watched(self) -> dict[str, nn.Module]:
+        """The networks by the names that people know them by."""
+        d = self.distillation
+        found: dict[str, Any] = {"teacher": d.teacher.denoiser, "generator": d.generator.module}
+        for name, player in self.players().items():
+            if name != "generator":
+                found |= {f"{name}.fake": player.module["fake"], f"{name}.head": player.module["head"]}  # type: ignore
+        return found
 
     def balances(self) -> dict[str, Balance]:
         """The weights that are measured, by term."""
@@ -104,14 +132,14 @@ class DistillJob:
             balance.load_state(state["balance"][name])
         self.init = initial.from_tensor(state["init"]) if "init" in state else {}
 
-    def source(self) -> Source:
+    @contextmanager
+    def source(self) -> Iterator[Source]:
         """What the student draws with, now."""
-        d = self.distillation
-        scale = self.guidance()
+        d, scale = self.distillation, self.guidance()
         sampler = FewStep(d.inputs.times, d.inputs.stochastic)
-        if isinstance(scale, float):
-            return Source(d.teacher, d.generator.best, sampler)
-        return Source(d.teacher, d.generator.best, sampler, scale["default"], reads_scale=True)
+        reads, default = (False, 1.0) if isinstance(scale, float) else (True, scale["default"])
+        with d.generator.averaged() as network:
+            yield Source(d.teacher, network, sampler, default, reads_scale=reads)
 
     def guidance(self) -> float | dict[str, float]:
         """The scale that is baked in, or the range of a student that reads it."""
@@ -123,7 +151,7 @@ class DistillJob:
             return scale
         return {"min": chosen.min, "max": chosen.max, "default": min(max(scale, chosen.min), chosen.max)}
 
-    def publish(self, folder: Path, step: int) -> None:
+    def publication(self, folder: Path, step: int) -> Callable[[], None]:
         d = self.distillation
         weights = "ema" if d.generator.ema else "raw"
         trained: dict[str, Any] = {"steps": step, "generator_updates": d.generator.updates, "weights": weights}
@@ -132,7 +160,15 @@ class DistillJob:
         trained |= {"init": dict(self.init)} if self.init else {}
         sampler = FewStep(d.inputs.times, d.inputs.stochastic)
         found = contract(d.teacher, self._named(), sampler, self.guidance(), trained, self.lora())
-        save_student(folder / "student", d.generator.best, found)
+        with d.generator.averaged() as network:
+            tensors = student_weights(network, gathered(network))
+        if not self.world.first:
+            return lambda: None
+        return lambda: write_student(folder / "student", tensors, found)
+
+    def publish(self, folder: Path, step: int) -> None:
+        """Write the student so far into the run folder."""
+        self.publication(folder, step)()
 
     def lora(self) -> dict[str, Any] | None:
         """What a student that is an adapter records of it."""
@@ -147,17 +183,28 @@ class DistillJob:
 
     def preview(self, path: Path) -> None:
         run = self.recipe.run
-        preview.draw(self.source(), self.loader, run.micro_batch or run.batch, path)
+        with self.source() as source:
+            preview.draw(source, self.loader, run.micro_batch or run.batch, path if self.world.first else None)
 
     def close(self) -> None:
         for phase in self.phases:
             phase.loader.close()
 
 
-def job(recipe: Recipe, device: torch.device) -> DistillJob:
-    """The job of a recipe, all of its stages built. Raises UserError for whatever in it cannot be."""
-    stages = staged(recipe)
-    d = build.distillation(stages[0].recipe, device)
-    ready = DistillJob(d, phases(stages, d, device))
+def job(recipe: Recipe, device: torch.device, world: World = ALONE, fresh: bool = True) -> DistillJob:
+    """The job of a recipe, all of its stages built. Raises UserError for whatever in it cannot be.
+
+    fresh: it continues no checkpoint, so the generator starts from student.init if there is one.
+    """
+    stages, begun = staged(recipe), dict[str, str]()
+
+    def start(teacher: Teacher, generator: nn.Module) -> None:
+        begun.update(initial.start(recipe, teacher, generator))
+
+    begins = fresh and recipe.student.init is not None
+    d = build.distillation(stages[0].recipe, device, world, start if begins else None)
+    ready = DistillJob(d, phases(stages, d, device), init=world.shared(lambda: begun) if begins else {}, world=world)
     ready.enter(0)
+    for balance in (w for phase in ready.phases for w, _ in phase.terms.values() if isinstance(w, Balance)):
+        balance.total = world.total
     return ready

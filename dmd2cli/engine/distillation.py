@@ -17,6 +17,7 @@ from dmd2cli.engine.cut import Cut, through
 from dmd2cli.engine.inputs import Inputs
 from dmd2cli.engine.player import Player
 from dmd2cli.engine.turns import Turns
+from dmd2cli.engine.watch import at
 from dmd2cli.protocols import Loss, Nets, Pair, Sample, Teacher
 
 Terms = Mapping[str, tuple[float | Balance, Loss]]
@@ -106,11 +107,13 @@ class Distillation:
             made.append(s.detached())
             return self.losses("generator", s, rng)
 
+        at("generator")
         if self.turns.generator(step):
             found = self.generator.update(generator_losses, batches, step, self.critics, cut.backward)
             log |= {f"generator/{name}": value for name, value in {**found, **self.balanced()}.items()}
         else:
             made = [self.student(batch, rng, grad=False) for batch in batches]
+        at("critic")
         if self.judged and self.turns.critic(step):
             critic = self.critics[made[0].call if self.later else 0]
             fake = self.nets_for(made[0].call).fake

@@ -6,7 +6,6 @@ size, whoever draws them, so that any split gives the same bytes on the same kin
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,32 +20,13 @@ from torch import Tensor
 from dmd2cli.data.pair_files import sampler_facts
 from dmd2cli.data.progress import progress
 from dmd2cli.engine.image_set import PACKED, ImageSet, finish, packed
+from dmd2cli.engine.share import Share as Share
+from dmd2cli.engine.share import share as share
 from dmd2cli.errors import UserError
 from dmd2cli.images import save_singles
 from dmd2cli.inference import identity
 from dmd2cli.protocols import Raw
 from dmd2cli.source import Source
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which of `world` processes this is."""
-
-    rank: int = 0
-    world: int = 1
-
-    def device(self, name: str) -> str:
-        """The device of this process: where `auto` finds several GPUs, the one that torchrun means."""
-        several = name == "auto" and self.world > 1 and torch.cuda.is_available()
-        return f"cuda:{os.environ.get('LOCAL_RANK', self.rank)}" if several else name
-
-
-def share(environment: Mapping[str, str] = os.environ) -> Share:
-    """What torchrun says. Raises UserError if it cannot be."""
-    said = environment.get("RANK", "0"), environment.get("WORLD_SIZE", "1")
-    if not all(part.isdecimal() for part in said) or int(said[0]) >= int(said[1]):
-        raise UserError(f"RANK={said[0]} WORLD_SIZE={said[1]}: a rank is a whole number below the world size")
-    return Share(int(said[0]), int(said[1]))
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,11 +14,11 @@ from dmd2cli.engine.distillation import Distillation
 from dmd2cli.losses.denoising import Denoising
 
 UPDATES = 5
-"""Extra updates of the copy of the critic that is measured."""
+"""Extra updates of the critic, undone afterwards."""
 
 
 def critic_lag(d: Distillation, batches: Sequence[Batch], step: int) -> Tensor:
-    """Share by which the denoising loss on fresh samples falls when a copy of the critic trains on.
+    """Share by which the denoising loss on fresh samples falls when the critic trains on.
 
     0 is a critic that keeps up; 0.1 says that a tenth of its loss is lag. Nothing of the training changes: it
     costs UPDATES critic updates, UPDATES + 1 student samples and two denoising passes, on streams of its own.
@@ -29,18 +27,18 @@ def critic_lag(d: Distillation, batches: Sequence[Batch], step: int) -> Tensor:
     fresh = [d.student(batch, rng.stream("fresh"), grad=False) for batch in batches]
     if d.later:                                            # the critic of one call learns from that call alone
         d = replace(d, inputs=replace(d.inputs, only=fresh[0].call))
-    ahead = replace(d, critic=deepcopy(d.critics[fresh[0].call if d.later else 0]), later=())
-    critic: Any = ahead.critic.module
-    ahead.nets = replace(d.nets, fake=critic["fake"], head=critic["head"])
+    critic = d.critics[fresh[0].call if d.later else 0]
+    nets = d.nets_for(fresh[0].call)
 
     @torch.no_grad()
-    def loss(of: Distillation) -> Tensor:
-        seen = [Denoising()(s, of.nets, rng.stream("held").at(s.rows, s.total)) * len(s) for s in fresh]
-        return torch.stack(seen).sum() / sum(len(s) for s in fresh)
+    def loss() -> Tensor:
+        seen = [Denoising()(s, nets, rng.stream("held").at(s.rows, s.total)) * len(s) for s in fresh]
+        return critic.world.total(torch.stack(seen).sum()) / fresh[0].total
 
-    before = loss(d)
-    for i in range(UPDATES):
-        more = rng.stream(str(i))
-        made = [d.student(batch, more, grad=False) for batch in batches]
-        ahead.critic.update(lambda s: ahead.losses("critic", s, more), made, step)  # noqa: B023
-    return 1 - loss(ahead) / before
+    before = loss()
+    with critic.borrowed():
+        for i in range(UPDATES):
+            more = rng.stream(str(i))
+            made = [d.student(batch, more, grad=False) for batch in batches]
+            critic.update(lambda s: d.losses("critic", s, more), made, step)  # noqa: B023
+        return 1 - loss() / before

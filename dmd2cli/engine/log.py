@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,11 +24,13 @@ class Log:
         self.board = SummaryWriter(str(folder / "tb"), purge_step=step + 1 if step else None)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Record the numbers of a step (steps done, counted from 1)."""
+        """Record the numbers of a step (steps done, counted from 1); null for one that is not finite."""
+        known = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+            file.write(json.dumps({"step": step, **known}) + "\n")
+        for name, value in known.items():
+            if value is not None:
+                self.board.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flush to disk."""

@@ -16,6 +16,7 @@ from dmd2cli.data.base import Loader, condition, in_model_units
 from dmd2cli.data.corrupt import fetch
 from dmd2cli.engine import build
 from dmd2cli.engine.distillation import Distillation, Terms
+from dmd2cli.engine.parallel import World
 from dmd2cli.engine.terms import prefixed, terms
 from dmd2cli.errors import UserError
 from dmd2cli.prompt_list import OPTIONS as PROMPT_OPTIONS
@@ -37,7 +38,7 @@ class Phase:
 
 def phases(stages: Sequence[Stage], d: Distillation, device: torch.device) -> list[Phase]:
     """Every stage of a distillation that was built for the first. Raises UserError for what cannot be built."""
-    found, made = list[Phase](), memo(partial(fitting, d.teacher))
+    found, made, world = list[Phase](), memo(partial(fitting, d.teacher)), d.generator.world
     for stage in stages:
         recipe, student = stage.recipe, stage.recipe.student
         of_real = recipe.data.prompts_of_real or "real" in (student.input, student.first_input)
@@ -46,7 +47,8 @@ def phases(stages: Sequence[Stage], d: Distillation, device: torch.device) -> li
         check_encoded(recipe, d.teacher, loader)
         check_labels(recipe, d.teacher, loader.prompts)
         check_pairs(recipe, d.teacher, loader)
-        check_real(recipe, d.teacher, loader.real)
+        check_shares(recipe, loader, world)
+        check_real(recipe, d.teacher, loader.real, quiet=not world.first)
         for i, metric in enumerate(recipe.metrics):
             check_options("metrics", metric, f"metrics.{i}", beside=PROMPT_OPTIONS)
         found.append(Phase(stage, ours, loader))
@@ -91,6 +93,16 @@ def check_pairs(recipe: Recipe, teacher: Teacher, loader: Loader) -> None:
         prefixed(where, partial(check, teacher, as_dict(recipe.sampler), matching_guidance(recipe)))
 
 
+def check_shares(recipe: Recipe, loader: Loader, world: World) -> None:
+    """Raise UserError unless every micro-batch of every rank gets its share of a batch, and of the pairs with it."""
+    own = world.rows(loader.batch)
+    parts = {min(loader.micro_batch, own.stop - i) for i in range(own.start, own.stop, loader.micro_batch)}
+    if loader.pairs is not None and any(loader.pairs.batch * part % loader.batch for part in parts):
+        where = f"{place(recipe.places, 'data.pairs')}data.pairs.batch"
+        what = f"{loader.pairs.batch} pairs cannot be shared out evenly among {world.size} ranks"
+        raise UserError(f"{where}: {what} and their micro-batches; change it or run.micro_batch")
+
+
 def matching_guidance(recipe: Recipe) -> float | None:
     """Of the recipe's distribution_matching, None without it."""
     term = recipe.losses.get("distribution_matching")
@@ -104,8 +116,8 @@ def check_encoded(recipe: Recipe, teacher: Teacher, loader: Loader) -> None:
             prefixed(f"{place(recipe.places, key)}{key}: ", partial(check, teacher))
 
 
-def check_real(recipe: Recipe, teacher: Teacher, real: Dataset | None) -> None:
-    """Raise UserError unless data.real has samples of the teacher's shape."""
+def check_real(recipe: Recipe, teacher: Teacher, real: Dataset | None, quiet: bool = False) -> None:
+    """Raise UserError unless data.real has samples of the teacher's shape. quiet: leave the note to another rank."""
     example = fetch(real, 0).example if real is not None and len(real) else None
     where = f"{place(recipe.places, 'data.real')}data.real"
     if example is not None and example.x is None:
@@ -118,7 +130,8 @@ def check_real(recipe: Recipe, teacher: Teacher, real: Dataset | None) -> None:
         if found != teacher.shape:
             what = f"become latents {found}, and the teacher's are {teacher.shape}"
             raise UserError(f"{where}: images {what}; resize them with `dmd2 data prepare`")
-        print(f"{where}: images are encoded at every step; `dmd2 data cache` does that once", file=sys.stderr)
+        if not quiet:
+            print(f"{where}: images are encoded at every step; `dmd2 data cache` does that once", file=sys.stderr)
 
 
 def check_labels(recipe: Recipe, teacher: Teacher, prompts: Dataset | None) -> None:

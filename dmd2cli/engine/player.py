@@ -1,18 +1,24 @@
-"""A player: one network, its optimiser and its moving average. Loss -> accumulate -> clip -> optimise -> EMA."""
+"""A player: a network, its optimiser, its moving average. Loss -> accumulate -> judge -> clip -> optimise -> EMA."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint import state_dict as dcp
+from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map
 
-from dmd2cli.recipe import Averaged, Optimiser
+from dmd2cli.adapters import WRAPPED
+from dmd2cli.engine import optimisers
+from dmd2cli.engine.guard import Guard
+from dmd2cli.engine.loss_scale import LossScale
+from dmd2cli.engine.parallel import ALONE, World
+from dmd2cli.engine.ratios import update_ratio
+from dmd2cli.engine.sharding import accumulating, local
+from dmd2cli.recipe import Averaged, Optimiser, Run
 
 
 class Sized(Protocol):
@@ -32,14 +38,33 @@ def learning_rate(config: Optimiser, step: int, steps: int) -> float:
 
 
 class Player:
-    """How a loss is run: micro-batches, gradient clipping, AdamW, EMA. What the loss is, is not its business."""
+    """How a loss is run: micro-batches, guards, gradient clipping, AdamW, EMA. What the loss is, is not its business.
 
-    def __init__(self, module: nn.Module, config: Optimiser, steps: int, clip: float | None) -> None:
-        """clip: largest L2 norm of the gradient if config.clip is "run", or None. The rest as in enter()."""
-        self.module, self.updates = module, 0
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(self.parameters, config.lr, fused=True)
-        self.ema: nn.Module | None = None
+    One that is laid over several ranks is given the rows of its own rank; gradients are means over the ranks.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        config: Optimiser,
+        steps: int,
+        clip: float | None,
+        run: Run | None = None,
+        world: World = ALONE,
+    ) -> None:
+        """clip: largest L2 norm of the gradient if config.clip is "run", or None. run: how its optimiser works, and in
+        which precision; by default AdamW in one kernel, in float32. The rest as in enter().
+        """
+        self.module, self.world, self.updates = module, world, 0
+        self.named = {plain(name): p for name, p in module.named_parameters() if p.requires_grad}
+        self.parameters = list(self.named.values())
+        run = run or Run.model_validate({"steps": steps, "batch": 1})
+        self.optimiser = optimisers.make(self.parameters, run, config.lr)
+        self.guard = Guard(self.device, world.agree)
+        self.scale = LossScale(self.device) if run.precision == "fp16" else None
+        self.asks = self.device.type == "cpu" or not optimisers.can_skip(self.optimiser)
+        """Whether the host looks if an update is to be skipped: on a GPU it would wait for it."""
+        self.ema: dict[str, Tensor] | None = None
         self.enter(config, steps, clip)
 
     def enter(self, config: Optimiser, steps: int, clip: float | None, first: int = 0) -> None:
@@ -53,17 +78,29 @@ class Player:
             group |= {"betas": config.betas, "weight_decay": config.weight_decay}
         averaged = isinstance(config, Averaged) and config.ema_halflife_images is not None
         if averaged != (self.ema is not None):
-            self.ema = deepcopy(self.module).eval().requires_grad_(False) if averaged else None
+            self.ema = {name: p.detach().clone() for name, p in self.named.items()} if averaged else None
 
     @property
     def device(self) -> torch.device:
         """Where its network is."""
         return self.parameters[0].device
 
-    @property
-    def best(self) -> nn.Module:
-        """The network to sample from: the moving average if there is one."""
-        return self.ema or self.module
+    @contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """Its network with the moving average in place of the weights, if there is one: what is sampled from."""
+        self._swap()
+        try:
+            yield self.module
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, average in (self.ema or {}).items():
+            mine, its = local(self.named[name]), local(average)
+            held = mine.detach().clone()
+            mine.copy_(its)
+            its.copy_(held)
 
     def update(
         self,
@@ -77,27 +114,39 @@ class Player:
 
         loss: terms whose sum is the objective, each a mean over its micro-batch. frozen: players whose
         parameters must not collect a gradient meanwhile. backward: how the objective is differentiated.
+        An update whose objective or gradient is not finite is skipped, on all ranks (Guard).
         """
         total, log = sum(len(b) for b in batches), dict[str, Tensor]()
         with without_gradient(frozen):
-            for batch in batches:
+            for i, batch in enumerate(batches):
+                if len(batches) > 1:
+                    accumulating(self.module, i == len(batches) - 1)
                 share, terms = len(batch) / total, loss(batch)
-                backward(share * torch.stack(list(terms.values())).sum())
+                objective = share * torch.stack(list(terms.values())).sum()
+                backward(objective if self.scale is None else objective * self.scale.scale)
                 for name, value in terms.items():
                     log[name] = log.get(name, 0) + share * value.detach()
-        log["gradient_norm"] = self._optimise(step)
+        log["gradient_norm"] = self._optimise(step, torch.stack(list(log.values())).sum())
         self.updates += 1
-        self._average(total)
+        self._average(total * self.world.size)
         return log
 
-    def _optimise(self, step: int) -> Tensor:
-        norms = torch._foreach_norm([p.grad for p in self.parameters if p.grad is not None])
-        norm = torch.linalg.vector_norm(torch.stack(norms))
-        if self.clip is not None and (norm.is_cuda or norm > self.clip):       # on a GPU, asking would wait for it
+    def _optimise(self, step: int, objective: Tensor) -> Tensor:
+        grads = [p.grad for p in self.parameters if p.grad is not None]
+        if self.scale is not None:
+            self.scale.unscale_(grads)
+        norm = whole(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))))
+        bad = self.guard.judge(norm, objective, step, None if self.scale is None else self.scale.falling)
+        if self.scale is not None:
+            self.scale.update(bad)
+        if self.clip is not None and (not self.asks or norm > self.clip):
             nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm, foreach=True)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.config, step - self.first, self.steps)
-        self.optimiser.step()
+        if not self.asks:
+            self.optimiser.found_inf = bad  # type: ignore[attr-defined]
+        if not self.asks or not bad:
+            self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         return norm
 
@@ -110,34 +159,62 @@ class Player:
         if self.config.ema_ramp is not None:
             halflife = min(halflife, self.config.ema_ramp * self.updates * images)
         weight = 1 - 0.5 ** (images / halflife)
-        torch._foreach_lerp_(list(self.ema.parameters()), list(self.module.parameters()), weight)
+        torch._foreach_lerp_([local(t) for t in self.ema.values()], [local(p) for p in self.parameters], weight)
+
+    def ratio(self) -> Tensor:
+        """|last update| / |weights|: about 1e-3 in a healthy run."""
+        moments = (optimisers.moments(self.optimiser, p) for p in self.parameters)
+        group = self.optimiser.param_groups[0]
+        options = (group["lr"], group["betas"], group["eps"], group["weight_decay"])
+        return update_ratio(self.parameters, moments, *options, total=self.world.total)
 
     def state(self) -> dict[str, Any]:
-        """Everything that a continued run needs, as nested dictionaries of contiguous tensors on the CPU."""
-        self._complete()
-        model, optim = dcp.get_state_dict(self.module, self.optimiser)
-        ema = {"ema": self.ema.state_dict()} if self.ema is not None else {}
-        state = {"model": model, "optim": optim["state"], "updates": torch.tensor(self.updates), **ema}
-        return tree_map(lambda x: x.cpu().contiguous(), state)                     # not on a GPU: it may be full
+        """Everything that a continued run needs, as nested dictionaries of tensors, most of them those in use."""
+        moments = {name: optimisers.moments(self.optimiser, p) for name, p in self.named.items()}
+        ema = {"ema": dict(self.ema)} if self.ema is not None else {}
+        guards = {"skipped": self.guard.state(), **({"scale": self.scale.state()} if self.scale is not None else {})}
+        model = {plain(name): t.detach() for name, t in self.module.state_dict().items()}
+        rate = torch.tensor(self.optimiser.param_groups[0]["lr"], dtype=torch.float64)
+        done = {"updates": torch.tensor(self.updates), "rate": rate}
+        state = {"model": model, "optim": moments, **done, **ema, **guards}
+        return tree_map(lambda x: x.contiguous(), state)
 
-    def _complete(self) -> None:
-        """Moments of parameters that no loss has reached yet, zero as they will start: checkpoints have one layout."""
-        for p in self.parameters:
-            if p not in self.optimiser.state:
-                step = torch.zeros((), device=p.device)
-                fresh = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-                self.optimiser.state[p] = {name: value.detach() for name, value in fresh.items()}
-
+    @torch.no_grad()
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue from what state() gave."""
-        groups = dcp.get_optimizer_state_dict(self.module, self.optimiser)["param_groups"]
-        optim = {"state": state["optim"], "param_groups": groups}
-        dcp.set_state_dict(self.module, self.optimiser, model_state_dict=state["model"], optim_state_dict=optim)
-        for p, moments in self.optimiser.state.items():     # the fused kernel wants the layout of the parameter
-            moments |= {k: torch.empty_like(p).copy_(v) for k, v in moments.items() if v.shape == p.shape}
+        for name, held in self.module.state_dict().items():
+            held.copy_(state["model"][plain(name)])
+        for name, p in self.named.items():
+            optimisers.set_moments(self.optimiser, p, state["optim"][name])
+        for name, average in (self.ema or {}).items():
+            average.copy_(state["ema"][name])
         self.updates = int(state["updates"])
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
+        for group in self.optimiser.param_groups:
+            group["lr"] = float(state["rate"])                 # of the last update, for ratio()
+        self.guard.load_state(state["skipped"])
+        if self.scale is not None:
+            self.scale.load_state(state["scale"])
+
+    @contextmanager
+    def borrowed(self) -> Iterator[None]:
+        """Whatever is done to it inside is undone afterwards."""
+        held, guard = tree_map(lambda x: x.clone(), self.state()), self.guard
+        self.guard = Guard(self.device, self.world.agree)
+        try:
+            yield
+        finally:
+            self.guard = guard
+            self.load_state(held)
+
+
+def plain(name: str) -> str:
+    """The name of a parameter, without what activation checkpointing adds to it."""
+    return name.replace(f"{WRAPPED}.", "")
+
+
+def whole(value: Tensor) -> Tensor:
+    """A number that was computed over shards, on every rank."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 @contextmanager

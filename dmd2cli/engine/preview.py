@@ -29,10 +29,11 @@ def count(teacher: Teacher) -> int:
     return max(1, min(4 * min(len(teacher.conditions) or 8, 10), VALUES // prod(teacher.shape)))
 
 
-def draw(source: Source, loader: Loader, batch: int, path: Path) -> None:
+def draw(source: Source, loader: Loader, batch: int, path: Path | None) -> None:
     """Draw the first conditions that the student is trained for, the same ones at every step; of classes, all in turn.
 
-    Conditions that were encoded beforehand are used as they are. batch: images drawn at once.
+    Conditions that were encoded beforehand are used as they are. batch: images drawn at once. path: None draws with the
+    other ranks, and leaves the writing to the first.
     """
     teacher = source.teacher
     examples = shown(teacher, loader)
@@ -42,7 +43,8 @@ def draw(source: Source, loader: Loader, batch: int, path: Path) -> None:
 
     by_number = replace(source, teacher=replace(teacher, encode=encode))
     drawn = list(by_number.draw(range(len(examples)), seed=0, batch=batch))
-    images.save_png(images.grid(torch.cat(drawn), columns(teacher)), path)
+    if path is not None:
+        images.save_png(images.grid(torch.cat(drawn), columns(teacher)), path)
 
 
 def shown(teacher: Teacher, loader: Loader) -> list[Example]:

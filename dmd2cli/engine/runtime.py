@@ -1,15 +1,18 @@
-"""Where and how networks run: device, threads, precision, activation checkpointing, compilation."""
+"""Where and how networks run: device, threads, precision, memory order, activation checkpointing, compilation."""
 
 from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper, checkpoint_wrapper
+from torch.utils.checkpoint import create_selective_checkpoint_contexts
 
 from dmd2cli.core.denoiser import Preconditioned
 from dmd2cli.errors import UserError
@@ -17,6 +20,19 @@ from dmd2cli.recipe import Run
 
 Units = tuple[type[nn.Module], ...]
 """Teacher.units: classes of a network's blocks."""
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""run.precision -> what autocast computes in; float32 for any other."""
+
+COSTLY = tuple(
+    getattr(torch.ops.aten, name).default
+    for name in (
+        "mm", "addmm", "bmm", "baddbmm", "convolution", "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
+        "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_fused_attention_overrideable",
+    )
+)  # fmt: skip
+"""Operations whose results selective checkpointing keeps: what a second forward pass spends its time on."""
 
 VARIANTS = 64
 """How often one block may be compiled: for each batch size, with and without gradient, frozen or not."""
@@ -35,41 +51,71 @@ def device(name: str = "auto") -> torch.device:
     return found
 
 
-def set_threads(threads: int | None) -> int:
-    """Use that many CPU threads, or by default one per core this process may run on; returns the number."""
+def set_threads(threads: int | None, ranks: int = 1) -> int:
+    """Use that many CPU threads, or by default a share of the cores it may run on; returns the number.
+
+    ranks: processes on this machine that share them.
+    """
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(threads or min(usable, torch.get_num_threads()))
+    torch.set_num_threads(threads or max(1, min(usable // ranks, torch.get_num_threads())))
     return torch.get_num_threads()
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """bfloat16 or None for float32. auto is bfloat16 only on a GPU with the matrix hardware for it."""
+    """bfloat16, float16, or None for float32. auto is bfloat16 only on a GPU with the matrix hardware for it."""
     if precision == "auto":
         fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         return torch.bfloat16 if fast else None
-    return torch.bfloat16 if precision == "bf16" else None
+    return AUTOCAST.get(precision)
 
 
-def prepare(module: nn.Module, device: torch.device, run: Run, units: Units = ()) -> nn.Module:
+def set_tf32(run: Run) -> None:
+    """Float32 products and convolutions of this process in TF32 as run.tf32 has it, on GPUs that can; else exact."""
+    torch.set_float32_matmul_precision("high" if run.tf32 else "highest")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Please use the new API", UserWarning)     # which other code cannot read yet
+        torch.backends.cudnn.allow_tf32 = run.tf32
+
+
+def check_layout(run: Run, world: int) -> None:
+    """Raise UserError for channels-last weights that are to be shared out: FSDP2 takes contiguous ones alone."""
+    if run.channels_last and world > 1:
+        raise UserError(f"run.channels_last: weights in that order cannot be laid over {world} ranks; leave it out")
+
+
+def prepare(
+    module: nn.Module, device: torch.device, run: Run, units: Units = (), place: bool = True
+) -> nn.Module:
     """The module on its device, its backbones computing in the run's precision, its blocks as the run asks.
 
     Frozen networks keep no activations, and so are not checkpointed. Names in the state dict stay as they are, and
-    deep copies work; a copy of a compiled network is not compiled. Raises UserError if no blocks are known.
+    deep copies work; a copy of a compiled network is not compiled. place: put it on the device; not if it is to be
+    shared out among ranks. Raises UserError if no blocks are known.
     """
     for part in module.modules():
         if isinstance(part, Preconditioned):
-            part.autocast = autocast_dtype(run.precision, device)
-    module = module.to(device)
+            part.autocast, part.channels_last = autocast_dtype(run.precision, device), run.channels_last
+    module = module.to(device) if place else module
+    if run.channels_last:
+        module = module.to(memory_format=torch.channels_last)
     for option in ("checkpointing", "compile"):
         if getattr(run, option) and not units:
             raise UserError(f"run.{option}: this teacher names no blocks of its networks; leave it out")
     checkpointed = run.checkpointing and any(p.requires_grad for p in module.parameters())
     for parent, name in list(places(module, units)):
         if checkpointed:
-            setattr(parent, name, checkpoint_wrapper(getattr(parent, name)))
+            setattr(parent, name, checkpointed_block(getattr(parent, name), run.checkpointing == "selective"))
         if run.compile:
             compile_in_place(getattr(parent, name))
     return module
+
+
+def checkpointed_block(block: nn.Module, selective: bool) -> nn.Module:
+    """A block that keeps its input alone for the backward pass; selective: and what its COSTLY operations give."""
+    keep: dict[str, Any] = {}
+    if selective:
+        keep["context_fn"] = partial(create_selective_checkpoint_contexts, list(COSTLY))
+    return checkpoint_wrapper(block, **keep)
 
 
 def places(module: nn.Module, units: Units) -> Iterator[tuple[nn.Module, str]]:

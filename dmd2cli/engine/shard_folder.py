@@ -15,6 +15,7 @@ from torch import Tensor
 from dmd2cli.data.pair_files import difference
 from dmd2cli.data.shard_files import MANIFEST, Kind, Shard, parse_manifest, read_header
 from dmd2cli.engine import checkpoint, trainer
+from dmd2cli.engine.signals import Stop, interruptible
 from dmd2cli.errors import UserError
 from dmd2cli.protocols import Raw
 from dmd2cli.weights import save_weights
@@ -100,7 +101,7 @@ class ShardFolder:
         held = self.survey()
         self.check_range(held, wanted)
         there = sum(shard.n for shard in held)
-        with trainer.interruptible() as stop, progress(len(wanted), there) as show:
+        with interruptible() as stop, progress(len(wanted), there) as show:
             if held:                               # else there is nothing to record yet, and nothing to contradict
                 self.record(wanted, size, held)
             for part in list(missing(held, wanted, size)):
@@ -152,7 +153,7 @@ def batched(part: range, size: int, batch: int) -> Iterator[range]:
         at = end
 
 
-def until(stop: trainer.Stop, batches: Iterable[range]) -> Iterator[range]:
+def until(stop: Stop, batches: Iterable[range]) -> Iterator[range]:
     """The batches, up to the one during which someone asked to stop."""
     for batch in batches:
         yield batch

@@ -25,3 +25,8 @@ class Turns:
     def critic(self, step: int) -> bool:
         """Does the critic move at this step?"""
         return not (self.alternate and self.generator(step))
+
+    def moved(self, until: int) -> int:
+        """How often the generator has moved in the steps before `until`."""
+        since = until - self.first - self.warmup
+        return -(-since // self.ttur) if since > 0 else 0

@@ -74,7 +74,8 @@ class DistributionMatching:
                 h = divergence.weight(self.divergence, nets.realism(x_t, t, s.cond))      # f-distill, r^2 f''(r)
                 weight = weight * h.view(alpha.shape)
             grad = dm_gradient(x_t, x_real, x_fake, alpha, sigma, weight)
-        return with_gradient(s.x, torch.nan_to_num(grad.to(s.x.dtype)))
+        known = x_real.isfinite() & x_fake.isfinite()      # what the division makes is mended, a broken network is not
+        return with_gradient(s.x, torch.where(known, torch.nan_to_num(grad), grad).to(s.x.dtype))
 
     def fake(self, x_t: Tensor, t: Tensor, alpha: Tensor, s: Sample, nets: Nets) -> Tensor:
         """mu_fake, or the prediction whose score is zero where the real score acts alone."""

@@ -22,6 +22,9 @@ from dmd2cli.core.random import Rng
 from dmd2cli.errors import UserError
 from dmd2cli.protocols import Nets, Sample
 
+COMPARED = 2**24
+"""Numbers that are compared at once."""
+
 SMALL = 1e-6
 """Model units: real data that is no further apart is all the same."""
 
@@ -68,8 +71,16 @@ def groups(s: Sample) -> tuple[Int[Tensor, " b"], Int[Tensor, " m"]]:
         return s.x.new_zeros(len(s), dtype=torch.long), s.real.new_zeros(len(s.real), dtype=torch.long)
     total = len(s) + len(s.real)
     rows = torch.cat([torch.cat([cond[name], real_cond[name]]).float().view(total, -1) for name in cond], dim=1)
-    number = torch.unique(rows, dim=0, return_inverse=True)[1]
+    number = first_equal(rows)
     return number[: len(s)], number[len(s) :]
+
+
+def first_equal(rows: Float[Tensor, "n k"]) -> Int[Tensor, " n"]:
+    """For each row the number of the first that equals it. torch.unique would make the host wait for its result."""
+    same = torch.ones(len(rows), len(rows), dtype=torch.bool, device=rows.device)
+    for part in torch.split(rows, max(1, COMPARED // len(rows) ** 2), dim=1):
+        same &= (part[:, None] == part).all(-1)
+    return same.int().argmax(1)
 
 
 def spreads(x: Float[Tensor, b *d], group: Int[Tensor, " b"], n: int) -> tuple[Tensor, Tensor]:

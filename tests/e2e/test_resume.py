@@ -136,7 +136,7 @@ MOMENTS = {
     "before `latest` points at a checkpoint": (checkpoint, "write_text", 6),
     "between a student and its checkpoint": (checkpoint, "save", 3),
     "between the last student and its checkpoint": (checkpoint, "save", 4),
-    "before a student": (DistillJob, "publish", 2),
+    "before a student": (DistillJob, "publication", 2),
     "before a preview": (images, "save_png", 1),
     "after the last checkpoint": (Log, "close", 1),
 }

@@ -1,6 +1,8 @@
 """The plan of a recipe: what it counts, what it answers, how it is told."""
 
 import json
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -44,7 +46,7 @@ def test_what_lasts_is_what_the_players_hold():
     for name, player in work.players().items():
         states = [t for state in player.optimiser.state.values() for k, t in state.items() if k != "step"]
         tensors = [*player.module.parameters(), *player.module.buffers(), *states]
-        tensors += [*player.ema.parameters(), *player.ema.buffers()] if player.ema else []
+        tensors += (player.ema or {}).values()
         assert found[name].lasting == sum(t.nbytes for t in tensors), name
         assert found[name].gradients == sum(p.nbytes for p in player.parameters)
     assert found["teacher"].parameters == sum(p.numel() for p in work.distillation.teacher.denoiser.parameters())
@@ -107,8 +109,8 @@ def test_the_first_option_that_makes_it_fit_is_the_answer(found):
     assert [(one.overrides, one.fits) for one in fits] == [((), True)]
     smaller = tries(recipe, found, found.peak(256), "cpu")
     assert [(one.overrides, one.fits) for one in smaller] == [((), False), (("run.micro_batch=256",), True)]
-    hopeless = tries(recipe, found, found.lasting, "cpu")            # the digits have no blocks to checkpoint
-    assert [one.fits for one in hopeless] == [False, False] and hopeless[-1].overrides == ("run.micro_batch=1",)
+    hopeless = tries(recipe, found, found.data, "cpu")
+    assert not any(one.fits for one in hopeless)
 
 
 class Flat:
@@ -119,9 +121,13 @@ class Flat:
     def __init__(self, run):
         self.base = 50 if run.teacher_weights == "bf16" else 60
         self.slope = (10 if run.checkpointing else 30) if not run.compile else 10
+        self.base -= 8 * (run.optimiser == "8bit") + 4 * ("optimiser" in run.offload) + 3 * ("teacher" in run.offload)
 
     def peak(self, rows):
         return self.base + rows * self.slope
+
+
+MOST = ["run.micro_batch=1", "run.checkpointing=true", "run.teacher_weights=bf16", "run.optimiser=8bit"]
 
 
 @pytest.mark.parametrize(
@@ -134,12 +140,18 @@ class Flat:
         (65, (), ["run.micro_batch=1", "run.checkpointing=true", "run.teacher_weights=bf16"]),
         (65, ("run.checkpointing=true",), ["run.micro_batch=1", "run.teacher_weights=bf16"]),
         (65, ("run.compile=true",), ["run.micro_batch=1", "run.teacher_weights=bf16"]),
-        (55, (), None),
+        (55, (), ["run.micro_batch=1", "run.checkpointing=true", "run.teacher_weights=bf16", "run.optimiser=8bit"]),
+        (48, (), [*MOST, "run.offload=[optimiser]"]),
+        (45, (), [*MOST, "run.offload=[optimiser,teacher]"]),
+        (45, ("run.offload=[teacher]",), [*MOST, "run.offload=[teacher,optimiser]"]),
+        (45, ("run.optimiser=8bit", "run.offload=[teacher,optimiser]"), MOST[:-1]),
+        (44, (), None),
     ],
 )
 def test_options_that_help_are_added_until_it_fits(monkeypatch, device, more, answer):
     recipe = shaped("run.batch=8", *more)
     monkeypatch.setattr(plan_fit, "memory", lambda recipe, kind: Flat(recipe.run))
+    monkeypatch.setattr(plan_fit, "stored", lambda recipe, found, kind: Flat(recipe.run))
     made = tries(recipe, Flat(recipe.run), device, "cpu")
     assert made[-1].fits == (answer is not None) and not any(one.fits for one in made[:-1])
     assert answer is None or list(made[-1].overrides) == answer
@@ -203,9 +215,73 @@ def test_every_stage_is_planned_and_the_largest_decides():
     assert facts["run"]["critic_updates"] == 20
 
 
+@dataclass(frozen=True)
+class Asking:
+    """A term that asks for a value."""
+
+    player: ClassVar = "generator"
+    reads_real: ClassVar = False
+
+    def __call__(self, s, nets, rng):
+        return s.x.mean() if s.x.mean() > 0 else -s.x.mean()
+
+
 def test_a_term_that_depends_on_values_is_left_out_and_named():
-    facts = plan(shaped("losses.diversity.weight=0.1"), Question())
-    assert list(facts["left_out"]) == ["diversity"]
+    with registry.override("losses", "asking", Asking):
+        facts = plan(shaped("losses.asking.weight=0.1"), Question())
+    assert list(facts["left_out"]) == ["asking"]
+    assert not plan(shaped("losses.diversity.weight=0.1"), Question())["left_out"]
+
+
+# -- what is kept where ----------------------------------------------------------------------------------------
+
+
+def row(name, *overrides, kind="cuda"):
+    """What is said of one network."""
+    return next(n for n in memory(shaped(*overrides), kind).networks if n.name == name)
+
+
+def test_moments_of_eight_bits_are_what_the_optimiser_keeps():
+    work = job(shaped("run.optimiser=8bit"), CPU)
+    for step in range(4):
+        work.step(step)
+    for name, player in work.players().items():
+        kept = [t for state in player.optimiser.state.values() for t in state.values()]
+        states = [t for t in kept if torch.is_tensor(t) and t.ndim]
+        assert row(name, "run.optimiser=8bit", kind="cpu").moments == sum(t.nbytes for t in states)
+    assert row("generator", "run.optimiser=8bit").moments < 0.31 * row("generator").moments
+
+
+def test_what_is_offloaded_waits_in_the_memory_of_the_cpu():
+    plain, waits = (row("generator", *more) for more in ((), ("run.offload=[optimiser]",)))
+    largest = max(p.numel() for p in players(shaped(), "cuda").generator.parameters())
+    assert waits.host == plain.moments and waits.moments == 8 * largest and plain.host == 0
+    plain, waits = (row("teacher", *EDM, *more) for more in ((), ("run.offload=[teacher]",)))
+    assert 0.95 * plain.weights < waits.host <= plain.weights and waits.weights < 0.9 * plain.weights
+    assert row("generator", "run.offload=[optimiser]", kind="cpu").host == 0
+    facts = plan(shaped("run.device=auto", "run.offload=[optimiser]"), Question())
+    assert facts["host"] == sum(network["host"] for network in facts["networks"]) > 0
+
+
+def test_a_teacher_that_cannot_be_offloaded_is_refused_and_not_suggested(found):
+    learns = ("critic.head.reads=teacher", *EDM[1:])
+    with pytest.raises(UserError, match="run.offload: teacher"):
+        memory(shaped(*learns, "run.offload=[teacher]"), "cuda")
+    made = tries(recipe := shaped(*learns), memory(recipe, "cuda"), 2**20, "cuda")
+    assert not any("teacher" in override for one in made for override in one.overrides if "offload" in override)
+
+
+def test_selective_checkpointing_lies_between():
+    ways = ("false", "selective", "true")
+    all_kept, selective, none = (memory(shaped(*EDM, "run.batch=64", f"run.checkpointing={w}"), "cpu") for w in ways)
+    assert none.peak(64) < selective.peak(64) < all_kept.peak(64)
+    flops = [cycle(*found.stages[0]).flops for found in (all_kept, selective, none)]
+    assert flops[0] == flops[1] < flops[2]
+
+
+@pytest.mark.parametrize(("asked", "said"), [("fp16", "fp16"), ("bf16", "bf16"), ("auto", "fp32")])
+def test_the_precision_is_said(asked, said):
+    assert plan(shaped(f"run.precision={asked}"), Question())["precision"] == said
 
 
 def test_lpips_counts_without_its_weights():

@@ -27,7 +27,7 @@ def go(tmp_path):
     def go(*changes, folder="run", resume="auto"):
         jobs = []
 
-        def job(asked, device):
+        def job(asked, device, world, fresh):
             jobs.append(Walk())
             return jobs[-1]
 
@@ -149,7 +149,7 @@ def test_resume_of_what_is_no_checkpoint_is_refused(go, tmp_path, resume):
 
 
 def test_a_job_that_cannot_be_built_leaves_no_folder(tmp_path):
-    def job(asked, device):
+    def job(asked, device, world, fresh):
         raise UserError("no")
 
     with pytest.raises(UserError):

@@ -5,7 +5,7 @@ import os
 import signal
 
 import pytest
-from jobs import Walk, settings
+from jobs import Fit, Walk, settings
 from test_log import lines
 
 from dmd2cli.engine import checkpoint, trainer
@@ -50,7 +50,7 @@ def test_a_line_has_the_newest_value_of_every_term_of_either_player(tmp_path):
 def test_progress_is_plain_lines_on_stderr_where_there_is_no_terminal(tmp_path, capsys):
     trainer.train(Walk(), settings(4), tmp_path)
     out, err = capsys.readouterr()
-    assert out == "" and err.splitlines()[-1].startswith("step 4/4  often ") and "\x1b" not in err
+    assert out == "" and err.splitlines()[-1].startswith("step 4/4  ") and "often" in err and "\x1b" not in err
 
 
 # -- stopping and continuing -----------------------------------------------------------------------------------
@@ -111,22 +111,37 @@ def test_a_time_limit_too_short_for_a_step_keeps_the_checkpoint_it_came_from(tmp
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("step", [6, 8, 9])
-def test_a_number_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path, value, step):
-    job = Walk(bad={done: value for done in range(step, 10)})
+def test_updates_that_are_not_finite_are_skipped_and_counted(tmp_path, value):
+    job = Fit(bad={3: value, 4: value, 7: value})
+    before = {}
+    job.act = lambda done: before.setdefault(done, job.weights())
+    assert trainer.train(job, settings(9, log_every=1), tmp_path) == 9
+    assert [line["network/skipped"] for line in lines(tmp_path)] == [0, 0, 1, 2, 2, 2, 3, 3, 3]
+    assert before[3].equal(before[4]) and before[4].equal(before[5]) and not before[5].equal(before[6])
+    assert lines(tmp_path)[2]["loss"] is None and job.weights().isfinite().all() and checkpoint.verify(newest(tmp_path))
+
+
+@pytest.mark.parametrize("step", [4, 6, 7])
+def test_three_in_a_row_end_the_run_with_what_was_wrong_and_the_checkpoint_before(tmp_path, step):
     with pytest.raises(Diverged) as caught:
-        trainer.train(job, settings(9), tmp_path)
-    assert "often is not finite" in str(caught.value) and "\n" not in str(caught.value)
-    kept = [4] if step <= 8 else [4, 8]
-    assert steps(tmp_path) == job.when("publish") == kept and checkpoint.verify(newest(tmp_path)) == kept[-1]
-    assert all(math.isfinite(line["often"]) for line in lines(tmp_path))
+        trainer.train(Fit(bad={done: math.nan for done in range(step, 10)}), settings(9), tmp_path)
+    said = str(caught.value)
+    assert f"3 updates of the network in a row were not finite and skipped, the first at step {step}" in said
+    assert "diverged" in said and "\n" not in said and list((tmp_path / "diverged").glob("*.json"))
+    assert steps(tmp_path) == ([4] if step > 4 else [])
 
 
-def test_a_stop_does_not_save_a_state_that_is_not_finite(tmp_path):
+def test_a_save_waits_for_updates_that_are_made(tmp_path):
+    trainer.train(Fit(bad={4: math.nan, 5: math.nan}), settings(9), tmp_path)
+    assert steps(tmp_path) == [6, 8, 9]
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    job = Fit()
+    job.act = lambda done: done == 4 and job.player.parameters[0].data.fill_(math.nan)
     with pytest.raises(Diverged):
-        trainer.train(Walk(bad={5: math.nan}, act=lambda done: done == 5 and os.kill(os.getpid(), signal.SIGINT)),
-                      settings(9, log_every=9), tmp_path)  # fmt: skip
-    assert steps(tmp_path) == [4]
+        trainer.train(job, settings(9), tmp_path)
+    assert steps(tmp_path) == []
 
 
 # -- the folder ------------------------------------------------------------------------------------------------

@@ -45,7 +45,6 @@ def recipe(init, *changes, use="sdxl", model="stabilityai/stable-diffusion-xl-ba
 
 def begun(*args, **options):
     found = job(recipe(*args, **options), CPU)
-    found.begin()
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dmd2cli.engine.plan.memory import Memory, memory
+from dmd2cli.engine.plan.memory import Memory, memory, stored
 from dmd2cli.errors import UserError
 from dmd2cli.recipe import Recipe
 
@@ -17,8 +17,18 @@ CONTEXT = int(0.6 * 2**30)
 FRAGMENTATION = 1.05
 """What torch's allocator holds, over what it has handed out."""
 
-OPTIONS: tuple[tuple[str, Any], ...] = (("checkpointing", True), ("teacher_weights", "bf16"))
-"""Fields of run that save memory, in the order in which they are tried: what costs time first, then precision."""
+OPTIONS: tuple[tuple[str, Any], ...] = (
+    ("checkpointing", True),
+    ("teacher_weights", "bf16"),
+    ("optimiser", "8bit"),
+    ("offload", ("optimiser",)),
+    ("offload", ("teacher",)),
+)
+"""Fields of run that save memory, in the order in which they are tried: what costs a little time first, then precision,
+then what waits for copies at every step. What is offloaded adds up."""
+
+STORES = ("optimiser", "offload")
+"""Those of OPTIONS that change what is kept where, and nothing that is computed."""
 
 UNITS = {"": 1, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -72,15 +82,19 @@ def tries(recipe: Recipe, found: Memory, device: int, kind: str, gpus: int = 1) 
     for name, value in OPTIONS:
         if made[-1].fits:
             break
-        if getattr(recipe.run, name) == value:
+        now = helpful.get(name, getattr(recipe.run, name))
+        wanted = tuple(dict.fromkeys((*now, *value))) if name == "offload" else value
+        if wanted == now:
             continue
-        changed = {**helpful, name: value}
+        changed = {**helpful, name: wanted}
         try:
-            one = smaller(asked, changed, memory(with_run(recipe, changed), kind), device, kind, gpus)
+            tried = with_run(recipe, changed)
+            less = stored(tried, found, kind) if name in STORES else memory(tried, kind)
+            one = smaller(asked, changed, less, device, kind, gpus)
         except UserError:                                       # networks without blocks, or float32 ones
             continue
         if one.fits or one.peak < made[-1].peak:
-            helpful = changed
+            helpful, found = changed, less
             made.append(one)
     return made
 
@@ -95,8 +109,13 @@ def attempt(
 ) -> Try:
     """One way, and whether it fits. said: its micro-batch is one of the overrides."""
     peak = taken(found.peak(rows), kind)
-    overrides = [f"run.micro_batch={rows}"] * said + [f"run.{name}={str(v).lower()}" for name, v in changed.items()]
+    overrides = [f"run.micro_batch={rows}"] * said + [f"run.{name}={written(v)}" for name, v in changed.items()]
     return Try(tuple(overrides), rows, peak, peak <= device)
+
+
+def written(value: Any) -> str:
+    """A value of an override."""
+    return f"[{','.join(value)}]" if isinstance(value, tuple) else str(value).lower()
 
 
 def with_run(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:

@@ -9,37 +9,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dmd2cli.engine import preview
 from dmd2cli.engine.networks import Networks
+from dmd2cli.engine.offload import check_offload
 from dmd2cli.engine.plan import helpers
+from dmd2cli.engine.plan.account import Network
 from dmd2cli.engine.plan.networks import fake, players, size
 from dmd2cli.engine.plan.probe import Rehearsal, Rehearsed
-from dmd2cli.recipe import Recipe
+from dmd2cli.engine.plan.stores import learning, waiting
+from dmd2cli.recipe import Recipe, Run
 from dmd2cli.recipe_stages import Stage, staged
-
-
-@dataclass(frozen=True)
-class Network:
-    """One network. All but `parameters` in bytes."""
-
-    name: str
-    parameters: int
-    weights: int
-    gradients: int = 0
-    moments: int = 0
-    average: int = 0
-    copies: int = 0
-    """Of what is not contiguous in memory, made while a checkpoint is written: of a GPU's weights in host memory."""
-
-    @property
-    def lasting(self) -> int:
-        """What is there all the time."""
-        return self.weights + self.moments + self.average
 
 
 @dataclass(frozen=True)
@@ -104,10 +88,11 @@ class Memory:
 
 def memory(recipe: Recipe, kind: str) -> Memory:
     """Rehearse every stage of a recipe, as on a device of some kind: cuda or cpu. Raises UserError as players()."""
+    check_offload(recipe)
     stages, mode = staged(recipe), FakeTensorMode(allow_non_fake_inputs=True)
     cast = players(stages[0].recipe, kind)
     averaged = any(stage.recipe.student.ema_halflife_images is not None for stage in stages)
-    networks = accounts(cast, averaged, kind)
+    networks = accounts(cast, averaged, kind, recipe.run)
     for module in (*cast.frozen, *cast.learners, *cast.teacher.helpers):
         fake(module, mode)
     known = dict[str, Rehearsed]()
@@ -126,10 +111,18 @@ def memory(recipe: Recipe, kind: str) -> Memory:
     return Memory(networks, found, recipe.run.batch, n, decoding)
 
 
+def stored(recipe: Recipe, found: Memory, kind: str) -> Memory:
+    """A rehearsed recipe with other run.optimiser and run.offload. Raises UserError as memory()."""
+    check_offload(recipe)
+    averaged = any(stage.recipe.student.ema_halflife_images is not None for stage in staged(recipe))
+    now = {network.name: network for network in accounts(players(recipe, kind), averaged, kind, recipe.run)}
+    return replace(found, networks=[now.get(network.name, network) for network in found.networks])
+
+
 def lasting(recipe: Recipe, kind: str) -> int:
     """Bytes that the networks of a recipe take at least, without a rehearsal. Raises UserError as players()."""
     first = staged(recipe)[0].recipe
-    found = accounts(players(first, kind), first.student.ema_halflife_images is not None, kind)
+    found = accounts(players(first, kind), first.student.ema_halflife_images is not None, kind, first.run)
     return sum(network.lasting for network in found) + max(network.gradients for network in found)
 
 
@@ -141,23 +134,25 @@ def same(recipe: Recipe) -> str:
     return json.dumps([losses, found["data"], student, found["bins"], found["run"]["batch"]], sort_keys=True)
 
 
-def accounts(cast: Networks, averaged: bool, kind: str) -> list[Network]:
+def accounts(cast: Networks, averaged: bool, kind: str, run: Run) -> list[Network]:
     """The players' networks; the critics of several calls are named critic, critic-1, ..."""
     first, *others = cast.frozen
-    found = [resting("teacher", first), *(resting(f"base {i}", base) for i, base in enumerate(others, 1))]
-    found.append(learner("generator", cast.generator, averaged, kind))
+    teacher = waiting(resting("teacher", first), first, cast.teacher.units, run, kind)
+    found = [teacher, *(resting(f"base {i}", base) for i, base in enumerate(others, 1))]
+    found.append(learner("generator", cast.generator, averaged, kind, run))
     if cast.teacher.network is not None:
         found.append(Network("start", count(cast.teacher.network), size(cast.teacher.network)))
     names = ["critic", *(f"critic-{call}" for call in range(1, len(cast.critics)))]
-    return found + [learner(name, critic, False, kind) for name, critic in zip(names, cast.critics, strict=True)]
+    return found + [learner(name, critic, False, kind, run) for name, critic in zip(names, cast.critics, strict=True)]
 
 
-def learner(name: str, module: nn.Module, averaged: bool, kind: str) -> Network:
-    """A network with AdamW's two moments, and a copy of it for the average."""
+def learner(name: str, module: nn.Module, averaged: bool, kind: str, run: Run) -> Network:
+    """A network with AdamW's two moments, and a copy of its weights for the average."""
     moving = [p for p in module.parameters() if p.requires_grad]
     gradients, scattered = sum(p.nbytes for p in moving), sum(p.nbytes for p in moving if not p.is_contiguous())
     copies, weights = (3 + averaged) * scattered if kind == "cpu" else 0, size(module)
-    return Network(name, count(module), weights, gradients, 2 * gradients, averaged * weights, copies)
+    found = Network(name, count(module), weights, gradients, average=averaged * gradients, copies=copies)
+    return learning(found, moving, run, kind)
 
 
 def count(module: nn.Module) -> int:

@@ -46,8 +46,8 @@ def players(recipe: Recipe, kind: str) -> Networks:
 
 def dtype(recipe: Recipe, kind: str) -> torch.dtype | None:
     """Of autocast; auto is bfloat16 on any GPU."""
-    fast = recipe.run.precision == "bf16" or (recipe.run.precision == "auto" and kind == "cuda")
-    return torch.bfloat16 if fast else None
+    asked = recipe.run.precision
+    return runtime.AUTOCAST.get("bf16" if asked == "auto" and kind == "cuda" else asked)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from dmd2cli.engine.plan.cost import CARDS, Card, Cost, cycle, whole
 from dmd2cli.engine.plan.fit import largest, sharded, taken, tries
 from dmd2cli.engine.plan.memory import Memory, memory
 from dmd2cli.engine.plan.networks import dtype
+from dmd2cli.engine.runtime import AUTOCAST
 from dmd2cli.errors import UserError
 from dmd2cli.recipe import Recipe
 
@@ -50,11 +51,12 @@ def plan(recipe: Recipe, asked: Question) -> dict[str, Any]:
     left_out: Mapping[str, str] = reduce(or_, (dict(stage.left_out) for _, stage in found.stages))
     facts = {
         "device": kind,
-        "precision": "bf16" if dtype(recipe, kind) else "fp32",
+        "precision": next((name for name, kept in AUTOCAST.items() if kept == dtype(recipe, kind)), "fp32"),
         "batch": recipe.run.batch,
         "micro_batch": rows,
         "networks": [{**asdict(network), "lasting": network.lasting} for network in found.networks],
         "data": found.data,
+        "host": sum(network.host for network in found.networks),
         "phases": [asdict(phase) for phase in found.phases(rows)],
         "peak": found.peak(rows),
         "taken": taken(found.peak(rows), kind),

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dmd2_plugins.digits.classifier import SEEDS, load
+from dmd2cli.core.transfer import onto
 from dmd2cli.errors import UserError
 from dmd2cli.protocols import Raw, Reward
 
@@ -26,7 +27,7 @@ class Confidence(nn.Module):
     def forward(self, images: Float[Tensor, "b 3 8 8"], conditions: Sequence[Raw]) -> Float[Tensor, " b"]:
         if None in conditions:
             raise UserError("digits-confidence: needs the class of every image: set data.prompts to class-labels")
-        asked = torch.tensor([int(label) for label in conditions if label is not None], device=images.device)
+        asked = onto(torch.tensor([int(label) for label in conditions if label is not None]), images.device)
         found: Tensor = self.classifier(images.mean(1, keepdim=True)).log_softmax(1)
         return found.gather(1, asked[:, None])[:, 0]
 

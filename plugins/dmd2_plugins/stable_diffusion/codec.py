@@ -86,10 +86,12 @@ class Codec:
     def latents(self, images: Tensor, noise: Tensor | None = None) -> Float[Tensor, "b c h w"]:
         """Model units of images, uint8 or in [-1, 1] (b, 3, H, W): the posterior's mean, or a sample of it.
 
-        noise: unit normal of the latents' shape, for a sample.
+        noise: unit normal of the latents' shape, for a sample. Whether the VAE overflowed is asked in float16 alone,
+        where it may: in training the host waits for the answer at every step.
         """
         pixels = images / 127.5 - 1 if images.dtype == torch.uint8 else images
-        return (self.guarded(partial(self.encoded, noise=noise), pixels) - self.shift) * self.scale
+        encode, wary = partial(self.encoded, noise=noise), self.vae.place.dtype == torch.float16
+        return ((self.guarded(encode, pixels) if wary else encode(pixels)) - self.shift) * self.scale
 
     def encoded(self, pixels: Tensor, noise: Tensor | None) -> Tensor:
         """What the VAE gives, in its own units, float32."""

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from dmd2cli.core.transfer import onto
+
 SAID = 5
 """Of how many prompts that are too long it is said what was cut."""
 
@@ -45,7 +47,7 @@ class Text(nn.Module):
         longest = length or self.encoders[i].config.max_position_embeddings
         found = tokenizer(list(prompts), padding="max_length", max_length=longest, truncation=True, return_tensors="pt")
         self.tell(tokenizer, prompts, longest)
-        return {name: value.to(place) for name, value in found.items()}
+        return {name: onto(value, place) for name, value in found.items()}
 
     def tell(self, tokenizer: Any, prompts: Sequence[str], longest: int) -> None:
         """Say what was left out of prompts, each once and not of many."""

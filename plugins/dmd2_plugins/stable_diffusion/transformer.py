@@ -128,9 +128,10 @@ class Flux(Transformer):
     def places(self, features: Tensor, text: Tensor) -> Any:
         """Rotary embedding of text, at the origin, and of the rows and columns of the image."""
         h, w = features.shape[-2:]
-        rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+        sides = (torch.arange(n, device=text.device) for n in (h, w))
+        rows, columns = torch.meshgrid(*sides, indexing="ij")
         ids = torch.stack([torch.zeros_like(rows), rows, columns], -1).flatten(0, 1)
-        return self.transformer.pos_embed(torch.cat([ids.new_zeros(text.shape[1], 3), ids]).to(text.device))
+        return self.transformer.pos_embed(torch.cat([ids.new_zeros(text.shape[1], 3), ids]))
 
 
 def through(blocks: Iterable[Any], h: Tensor, text: Tensor, **rest: Any) -> tuple[Tensor, Tensor]:

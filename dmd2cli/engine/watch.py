@@ -1,0 +1,120 @@
+"""Where every rank is: what a job that hangs or loses a rank can say about it.
+
+The training thread only assigns two attributes. In a distributed run a thread of its own publishes them, and ends its
+process if another rank has given up: whoever sleeps, or waits for the dead, does not hold the others' machines.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+EVERY = 0.25
+"""Seconds between two notes of where a rank is."""
+GRACE = 3.0
+"""Seconds in which ranks that waited for the same one come to the same end."""
+
+
+class Store(Protocol):
+    """What a watch asks of torch.distributed.Store."""
+
+    def set(self, key: str, value: str) -> None: ...
+    def get(self, key: str) -> bytes: ...
+    def check(self, keys: list[str]) -> bool: ...
+
+
+@dataclass
+class Place:
+    """Of this process in its run."""
+
+    phase: str = "start"
+    step: int = 0
+    first: int = 0
+    """The step at which this process began."""
+
+    def __str__(self) -> str:
+        return f"phase '{self.phase}' of step {self.step}"
+
+
+here = Place()
+
+
+def at(phase: str, step: int | None = None) -> None:
+    """Note that a phase begins: data, generator, critic, save and the like; step: if another one does."""
+    here.phase = phase
+    if step is not None:
+        here.step = step
+
+
+class Watch:
+    """Tells the other ranks where this one is, and learns where they are."""
+
+    def __init__(self, store: Store, rank: int, size: int) -> None:
+        self.store, self.rank, self.size = store, rank, size
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._run, name="dmd2-watch", daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            since = None
+            while not self.over.wait(EVERY):
+                self.tell()
+                if since is None and self.store.check(["lost"]):
+                    since = time.monotonic()
+                if since is not None and time.monotonic() - since > 2 * GRACE:
+                    os._exit(2)                            # the thread that trains sleeps, or waits for the dead
+        except RuntimeError:                               # the store is gone: so is the rank that kept it
+            return
+
+    def tell(self) -> None:
+        """Note where this rank is, and when it said so."""
+        self.store.set(f"at/{self.rank}", json.dumps([str(here), time.time()]))
+
+    def missing(self) -> str:
+        """After a collective has failed here: which ranks never came to say the same, and where they were."""
+        try:
+            self.store.set("lost", "")
+            self.store.set(f"gave-up/{self.rank}", "")
+            time.sleep(GRACE)
+            waiting = [r for r in range(self.size) if self.store.check([f"gave-up/{r}"])]
+            return "; ".join(self.where(r) for r in range(self.size) if r not in waiting)
+        except RuntimeError:                               # without torchrun the store is the first rank's
+            return "rank 0 died, and with it what is known of the others"
+
+    def others_ended(self) -> bool:
+        """Whether another rank has ended with an error of its own."""
+        try:
+            return any(self.store.check([f"ended/{r}"]) for r in range(self.size) if r != self.rank)
+        except RuntimeError:                               # nobody can say so any more
+            return False
+
+    def ended(self, rank: int) -> bool:
+        """Note that this rank ends with an error of its own; whether another one has said so, or the first will."""
+        if self.others_ended():
+            return True
+        with suppress(RuntimeError):                       # the store is gone
+            if rank:
+                self.over.wait(GRACE / 3)                  # an error that all ranks have is told by the first
+                if self.store.check(["ended/0"]):
+                    return True
+            self.store.set(f"ended/{rank}", "")
+        return False
+
+    def where(self, rank: int) -> str:
+        """One rank, in words."""
+        if not self.store.check([f"at/{rank}"]):
+            return f"rank {rank} never began"
+        place, then = json.loads(self.store.get(f"at/{rank}"))
+        silent = time.time() - then > GRACE / 2
+        return f"rank {rank} {'died, last seen' if silent else 'is stuck'} in {place}"
+
+    def close(self) -> None:
+        """No more notes."""
+        self.over.set()
+        self.thread.join()
