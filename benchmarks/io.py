@@ -6,7 +6,8 @@ A state of so many MB (weights, two moments, moving average; as shards over seve
 dmd2cli.engine.checkpoint, beside as many bytes that one process writes with fsync, and reads, in blocks of 8 MB. Both
 are read from the disk, not from the system's cache. `hash` is what SHA-256 of the bytes takes: it is part of every
 save, and of every load. `wait` is how long training stands still for an asynchronous save, `behind` until that is on
-disk. Seconds of the clock, medians of repeats taken in turn; the ratios are medians of pairs.
+disk. Seconds of the clock, medians of repeats taken in turn; the ratios are medians of pairs, and on a machine that
+others use as well those of CPU seconds of the first rank (`CPU`) say more.
 """
 
 from __future__ import annotations
@@ -55,13 +56,17 @@ def state(mb: int, world: World, device: torch.device) -> dict:
     return {"players": {"generator": player}}
 
 
-def clocked(action: Callable[[], object], world: World) -> float:
-    """Seconds until every rank has done it, from when all were ready."""
-    world.any(False)
-    started = time.perf_counter()
-    action()
-    world.any(False)
-    return time.perf_counter() - started
+class Found(dict[str, float]):
+    """Seconds by name, of the clock and, under "NAME cpu", of this process."""
+
+    def time(self, name: str, action: Callable[[], object], world: World) -> None:
+        """Until every rank has done it, from when all were ready."""
+        world.any(False)
+        wall, cpu = time.perf_counter(), time.process_time()
+        action()
+        self[f"{name} cpu"] = time.process_time() - cpu
+        world.any(False)
+        self[name] = time.perf_counter() - wall
 
 
 def raw_write(path: Path, size: int) -> None:
@@ -97,20 +102,20 @@ def forgotten(*files: Path) -> None:
 def once(step: int, held: dict, folder: Path, world: World) -> dict[str, float]:
     """Everything once, in turn."""
     size, raw, keep = checkpoint.needed(held), folder / "raw", Keep(last=1, best=0)
-    places, found = folder / "checkpoints", dict[str, float]()
+    places, found = folder / "checkpoints", Found()
     first = lambda action: (lambda: action() if world.first else None)  # noqa: E731
-    found["write"] = clocked(first(lambda: raw_write(raw, size)), world)
-    found["hash"] = clocked(first(lambda: raw_hash(size)), world)
-    found["save"] = clocked(lambda: checkpoint.save(places, step, held, keep, {}, world.group), world)
+    found.time("write", first(lambda: raw_write(raw, size)), world)
+    found.time("hash", first(lambda: raw_hash(size)), world)
+    found.time("save", lambda: checkpoint.save(places, step, held, keep, {}, world.group), world)
     writer, started = Writer(places, keep, True, world.group), time.perf_counter()
-    found["wait"] = clocked(lambda: writer.save(step + 1, held, {}), world)
+    found.time("wait", lambda: writer.save(step + 1, held, {}), world)
     writer.close()
     found["behind"] = time.perf_counter() - started
     path = places / checkpoint.name(step + 1)
     if world.first:
         forgotten(raw, *path.iterdir())
-    found["read"] = clocked(first(lambda: raw_read(raw)), world)
-    found["load"] = clocked(lambda: checkpoint.load(path, held, world.group), world)
+    found.time("read", first(lambda: raw_read(raw)), world)
+    found.time("load", lambda: checkpoint.load(path, held, world.group), world)
     return found
 
 
@@ -134,6 +139,7 @@ def row(taken: list[dict[str, float]], size: int) -> dict:
     """Medians, and how they compare with the disk."""
     found = {f"{name}_s": statistics.median(one[name] for one in taken) for name in COLUMNS}
     pairs = {"save_to_write": ("save", "write"), "wait_to_write": ("wait", "write"), "load_to_read": ("load", "read")}
+    pairs |= {"save_to_write_cpu": ("save cpu", "write cpu"), "load_to_read_cpu": ("load cpu", "read cpu")}
     ratios = {name: statistics.median(one[a] / one[b] for one in taken) for name, (a, b) in pairs.items()}
     return {"bytes": size, **found, **ratios}
 
@@ -160,12 +166,13 @@ def measure(args: argparse.Namespace) -> dict:
 def table(found: dict) -> str:
     """The result for people."""
     heads = "".join(f" {name:>8}" for name in COLUMNS)
-    ratios = "".join(f" {name:>11}" for name in ("save/write", "wait/write", "load/read"))
+    titles = ("save/write", "wait/write", "load/read", "CPU s/w", "CPU l/r")
+    ratios = "".join(f" {name:>11}" for name in titles)
     lines = [f"{found['hardware']}, torch {found['torch']}; seconds", f"{'ranks':>5} {'MB':>6}{heads}{ratios}"]
     for ranks, sizes in found["ranks"].items():
         for mb, one in sizes.items():
             seconds = "".join(f" {one[f'{name}_s']:8.3f}" for name in COLUMNS)
-            names = ("save_to_write", "wait_to_write", "load_to_read")
+            names = ("save_to_write", "wait_to_write", "load_to_read", "save_to_write_cpu", "load_to_read_cpu")
             lines.append(f"{ranks:>5} {mb:>6}{seconds}" + "".join(f" {one[name]:11.2f}" for name in names))
     return "\n".join(lines)
 

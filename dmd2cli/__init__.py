@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)      # peft imports it, and it warns of kernels not used here
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_student"]

@@ -164,7 +164,7 @@ def test_a_cell_whose_recipe_changed_is_run_anew_and_the_old_one_kept(table, tmp
 
 
 def test_a_cell_that_was_stopped_under_another_recipe_is_run_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr(DistillJob, "publication", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(DistillJob, "publication", lambda *_: signal.raise_signal(signal.SIGINT) or list)
     with pytest.raises(KeyboardInterrupt):
         one_cell.run_cell(only(tmp_path))
     monkeypatch.undo()

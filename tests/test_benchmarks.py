@@ -54,7 +54,13 @@ def test_the_step_benchmark_writes_its_figures_as_json(step, tmp_path, monkeypat
     assert plain["of_ceiling"] == pytest.approx(plain["tflops"] / found["ceiling"]["tflops"])
     assert sum(plain["parts_s"].values()) == pytest.approx(plain["cycle_s"], rel=0.1)
     assert plain["parts_s"]["critic"] > plain["parts_s"]["EMA"] > 0 < plain["data_wait_s"] and plain["peak_gib"] > 0
-    assert found["steps"]["checkpointing"]["problem"].startswith("run.checkpointing")      # digits names no blocks
+    assert found["steps"]["checkpointing"]["tflops"] > 0
+
+
+def test_a_switch_that_a_recipe_cannot_have_is_a_row_that_says_why(step):
+    found = step.compared(["checkpointing"], "toy-grid25", ["run.batch=8"], torch.device("cpu"), 1)
+    assert "names no blocks" in found["checkpointing"]["problem"] and found["plain"]["cycle_s"] > 0
+    assert "names no blocks" in step.line("checkpointing", found["checkpointing"])
 
 
 def test_an_unknown_switch_is_refused_in_one_line(step, monkeypatch, capsys):
@@ -70,7 +76,11 @@ def test_a_recorded_cycle_is_made_again_with_the_same_gradients_of_the_same_weig
     recording, reached = replay.Recording(work), []
     with recording():
         work.step(0)
-    monkeypatch.setattr(replay.Recording, "forget", lambda self: reached.append({p for p in self.learning if p.grad is not None}))
+
+    def noted(self):
+        reached.append({p for p in self.learning if p.grad is not None})
+
+    monkeypatch.setattr(replay.Recording, "forget", noted)
     recording.again()
     players = work.players()
     assert set(players["generator"].parameters) <= reached[0]                    # up to the generator's update
@@ -244,7 +254,8 @@ def test_speedups_are_those_of_blocks_of_one_round(monkeypatch):
     scaling = script("scaling", monkeypatch)
     one, two, times = scaling.Case(1), scaling.Case(2, "shard", "weak"), {"cpu_all": 1.0}
     rounds = [
-        {"1 rank": {"wall": k, "cpu": k, **times}, "2 shard, weak": {"wall": k, "cpu": 2 * k, **times}} for k in (1, 4, 9)
+        {"1 rank": {"wall": k, "cpu": k, **times}, "2 shard, weak": {"wall": k, "cpu": 2 * k, **times}}
+        for k in (1, 4, 9)
     ]
     row = scaling.row(two, one, rounds)
     assert row["speedup"] == {"median": 2, "low": 2, "high": 2} and row["speedup_by_cpu"]["median"] == 1

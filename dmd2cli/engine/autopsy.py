@@ -94,7 +94,7 @@ def autopsy(job: Patient, step: int, folder: Path, world: World = ALONE) -> str:
     target = folder / FOLDER / f"{checkpoint.name(step + 1)}.json"
     try:
         write(job, step, target, batches, first, world)
-        told = f"see {target}"
+        told = f"see {target.relative_to(folder)}"
     except (OSError, UserError) as err:
         told = f"the files that reproduce it could not be written: {err}"
     what = str(first) if first is not None else "not reproduced: trained again, all of its numbers are finite"

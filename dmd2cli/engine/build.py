@@ -37,7 +37,7 @@ def teacher(recipe: Recipe, device: torch.device, world: World = ALONE) -> Teach
     """The recipe's teacher, frozen, on the device. Of several ranks the first one reads its weights."""
     if world.first:
         found: Teacher = build("teachers", recipe.teacher, "teacher")
-    details = world.shared(lambda: dict(found.details)) if world.size > 1 else {}
+    details = world.shared(lambda: dict(found.details), patient=True) if world.size > 1 else {}
     if not world.first:
         with built(world):
             found = registry.load("teachers", recipe.teacher.use)(skeleton=details)

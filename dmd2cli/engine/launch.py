@@ -14,6 +14,9 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from dmd2cli.errors import UserError
 
+PASSED_ON = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+"""Signals that the ranks get when this process does; any other ends it, and the ranks go on without it."""
+
 
 def launch(ranks: int, arguments: Sequence[str]) -> int:
     """Run `python -m dmd2cli ARGUMENTS` in so many ranks; returns the exit code that they came to.
@@ -28,6 +31,7 @@ def launch(ranks: int, arguments: Sequence[str]) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
     where = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": f"dmd2-{os.getpid()}"}
+    where |= {"signals_to_handle": PASSED_ON}
     config = LaunchConfig(1, 1, ranks, max_restarts=0, monitor_interval=0.1, **where)  # type: ignore[arg-type]
     try:
         elastic_launch(config, sys.executable)("-m", "dmd2cli", *arguments)

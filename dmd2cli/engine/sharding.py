@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import init_empty_weights
@@ -103,7 +103,7 @@ def gathered(module: nn.Module) -> dict[str, Tensor]:
     found: dict[str, Any] = module.state_dict()
     if any(isinstance(p, DTensor) for p in module.parameters()):
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        found = get_model_state_dict(module, options=options)
+        found = cast(dict[str, Any], get_model_state_dict(module, options=options))
         if all(p.device.type != "cpu" for p in module.parameters()):
             return found                                   # a copy already
     return {name: t.detach().to("cpu", copy=True) for name, t in found.items()}

@@ -6,6 +6,7 @@ process if another rank has given up: whoever sleeps, or waits for the dead, doe
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import threading
@@ -59,6 +60,7 @@ class Watch:
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._run, name="dmd2-watch", daemon=True)
         self.thread.start()
+        atexit.register(self.close)                        # an interpreter that ends must not meet it inside the store
 
     def _run(self) -> None:
         try:
@@ -117,4 +119,4 @@ class Watch:
     def close(self) -> None:
         """No more notes."""
         self.over.set()
-        self.thread.join()
+        self.thread.join(GRACE)

@@ -116,7 +116,7 @@ def test_players_that_freeze_each_other_step_the_same_with_checkpointing(source)
         assert state(one).equal(state(two))
     assert state(judge.module).equal(state(other.module))
     found = sparing.state()
-    assert found["model"].keys() == plain.state()["model"].keys() == found["ema"].keys()
+    assert found["model"].keys() == plain.state()["model"].keys() >= found["ema"].keys() == plain.named.keys()
     plain.load_state(found)                                     # a run may go on without it
     sparing.load_state(plain.state())                           # and with it again
 

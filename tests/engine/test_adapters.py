@@ -38,7 +38,7 @@ def gradients(work, step):
     """Of both players, at a step of both turns, before the optimisers have them."""
     d, found = work.distillation, {}
     for name, player in work.players().items():
-        def optimise(step, name=name, player=player):
+        def optimise(step, objective, name=name, player=player):
             found[name] = torch.cat([p.grad.flatten() for p in player.parameters if p.grad is not None]).clone()
             player.optimiser.zero_grad()
             return torch.zeros(())
@@ -125,7 +125,8 @@ def test_an_adapted_student_is_saved_alone_and_loaded_on_its_base(tmp_path, shar
     work.publish(tmp_path, 3)
     found = load_student(tmp_path / "student")
     assert found.contract["lora"]["rank"] == 4
-    assert found.source.images([1, 2, 3], 0).equal(work.source().images([1, 2, 3], 0))
+    with work.source() as source:
+        assert found.source.images([1, 2, 3], 0).equal(source.images([1, 2, 3], 0))
     assert (tmp_path / "student/model.safetensors").stat().st_size < 400_000
     assert to_pil(found(labels=[1])[0]).size == (8, 8)
 

@@ -52,7 +52,8 @@ def students(tmp_path_factory):
     folder = tmp_path_factory.mktemp("students")
     for name, changes in {"whole": ["student.times=[1.0, 0.5]"], "lora": [LORA]}.items():
         made = job(recipe(*changes), CPU)
-        stirred(made.distillation.generator.module)
+        with made.distillation.generator.averaged() as network:
+            stirred(network)
         made.publish(folder / name, 7)
     return folder
 

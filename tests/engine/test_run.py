@@ -57,10 +57,15 @@ def test_a_finished_run_builds_nothing_and_returns_its_steps(go):
     assert go() == (8, None)
 
 
-def test_a_finished_run_with_a_damaged_checkpoint_is_not_called_finished(go, tmp_path):
+def test_a_finished_run_with_a_damaged_checkpoint_is_not_called_finished(go, tmp_path, capsys):
     go()
-    (checkpoint.latest(tmp_path / "run" / "checkpoints") / "manifest.json").unlink()
-    assert "not a whole checkpoint" in refusal(go)
+    folder = tmp_path / "run" / "checkpoints"
+    (checkpoint.latest(folder) / "manifest.json").unlink()
+    done, job = go()
+    assert done == 8 and job.when("step")[-1] == 8 and "manifest.json is missing" in capsys.readouterr().err
+    for step in checkpoint.steps(folder):
+        (folder / checkpoint.name(step) / "manifest.json").unlink()
+    assert "manifest.json is missing" in refusal(go)
 
 
 def test_more_steps_continue_from_the_newest_checkpoint(go):
@@ -159,5 +164,5 @@ def test_a_job_that_cannot_be_built_leaves_no_folder(tmp_path):
 
 def test_a_distillation_does_not_continue_a_pretraining(go, tmp_path):
     teacher = load("digits-classifier", ["run.steps=4", "run.threads=1"], model=PretrainRecipe)
-    run(teacher, tmp_path / "run", lambda asked, device: Walk())
+    run(teacher, tmp_path / "run", lambda *given: Walk())
     assert "not a recipe for this command" in refusal(go)

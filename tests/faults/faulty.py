@@ -9,7 +9,8 @@ FAULT is JSON, or the value of DMD2_FAULT in a process that has tests/faults/sit
     {"do": "rss", "every": S, "to": F}     no fault: every S steps the resident memory, as [step, bytes], into F-RANK
 
 DO: kill, stop, sleep, the name of a signal, the name of an error of the system (from then on), fill: the folder "disk"
-has no byte left, or tell: nothing, but every touch from then on is told. "rank": which rank it happens to, 0 by default, or "all".
+has no byte left, or tell: nothing, but every touch from then on is told.
+"rank": which rank it happens to, 0 by default, or "all".
 
 A touch is an opening, a renaming, a deletion, a sync of a file of checkpoints/ or student/, or half a write to one.
 """
@@ -160,7 +161,7 @@ def install(given):
     """Put a fault into this process, before it imports the trainer or after."""
     global fault
     fault = Fault(given)
-    if given.get("do") == "nan":
+    if given.get("do") == "nan" and fault.mine:
         import nans
 
         nans.install(given)

@@ -4,6 +4,7 @@ from safetensors.torch import load_file
 
 from dmd2cli.engine import checkpoint
 
+
 def tensors(folder):
     """Every tensor of a checkpoint; torch does not promise their order in its file."""
     return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}

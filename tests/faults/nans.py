@@ -7,6 +7,7 @@ import math
 
 import torch
 
+from dmd2cli.data.base import item
 from dmd2cli.engine import distill, watch
 
 
@@ -15,35 +16,33 @@ def install(given, honest=distill.job):
 
     def job(*args, **kwargs):
         found = honest(*args, **kwargs)
-        SPOILERS[given["in"]](found, lambda: given["first"] <= watch.here.step + 1 <= given["last"])
+        steps = range(given["first"] - 1, given["last"])
+        SPOILERS[given["in"]](found, steps)
         return found
 
     distill.job = job
 
 
-def in_data(job, bad):
-    """All real samples."""
-
-    class Spoilt(list):
-        def __getitem__(self, i):
-            return super().__getitem__(i) * (math.nan if bad() else 1)
-
-    real = job.loader.real
-    real.x = Spoilt(real.x)
+def in_data(job, steps):
+    """All real samples of these steps, whenever they are read."""
+    real, batch = job.loader.real, job.recipe.run.batch
+    wrong = {item(0, "real", i, len(real)) for step in steps for i in range(step * batch, (step + 1) * batch)}
+    real.x = [x * math.nan if i in wrong else x for i, x in enumerate(real.x)]
 
 
-def in_teacher(job, bad):
+def in_teacher(job, steps):
     """The answer to the first sample."""
 
     def spoil(module, args, output):
-        return output.index_fill(0, torch.tensor([0]), math.nan) if bad() else output
+        return output.index_fill(0, torch.tensor([0]), math.nan) if watch.here.step in steps else output
 
     job.distillation.teacher.denoiser.register_forward_hook(spoil)
 
 
-def in_gradient(job, bad):
+def in_gradient(job, steps):
     """Of one weight."""
-    job.players()["critic"].parameters[3].register_hook(lambda grad: grad * math.inf if bad() else grad)
+    p = job.players()["critic"].parameters[3]
+    p.register_hook(lambda grad: grad * math.inf if watch.here.step in steps else grad)
 
 
 SPOILERS = {"data": in_data, "teacher": in_teacher, "gradient": in_gradient}

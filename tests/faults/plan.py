@@ -39,23 +39,18 @@ def single(chain):
     return [FIRST[chain], EARLY[chain], saves[0], saves[1], start(two), saves[2], start(one), *saves[3:], LATE[chain]]
 
 
-RANKS = (1, 0, "both")
-"""Who is killed, in turn."""
-
-
 def ranks(chain):
-    """Ten kills of a run of two ranks; of a save rank 1 sees its own shard: made, half written, synced."""
-    first = [phase("critic", 2), phase("data", 4), phase("save", 5)][chain]
+    """Ten kills of a run of two ranks. Of a save rank 1 sees its own shard: made, opened, half written, synced."""
     found = [
-        first,
-        [phase("generator", 6), phase("critic", 8), phase("data", 9)][chain],
-        [save(10, 3), save(10, 10), save(10, 19)][chain],
-        [phase("preview", 10), phase("preview", 10), phase("preview", 10)][chain],
-        [save(15, 14), save(15, 17), save(15, 3)][chain],
-        [phase("critic", 16), phase("generator", 16), phase("data", 17)][chain],
-        [start(2), start(4), start(9)][chain],
-        [save(20, 2), save(20, 25), save(20, 1)][chain],
-        [save(25, 36), save(25, 2), save(25, 29)][chain],
-        [phase("end", 30), phase("critic", 29), phase("preview", 30)][chain],
+        [(1, phase("critic", 2)), (0, phase("data", 4)), ("both", phase("save", 5))],
+        [(0, phase("generator", 6)), ("both", phase("critic", 8)), (1, phase("data", 9))],
+        [("both", save(10, 3)), (1, save(10, 3)), (0, save(10, 19))],
+        [(1, phase("preview", 10)), (0, phase("preview", 10)), ("both", phase("save", 10))],
+        [(0, save(15, 14)), ("both", save(15, 17)), (1, save(15, 2))],
+        [("both", phase("critic", 16)), (1, phase("generator", 16)), (0, phase("data", 17))],
+        [(1, start(2)), (0, start(4)), ("both", start(9))],
+        [(0, save(20, 2)), ("both", save(20, 25)), (1, save(20, 1))],
+        [("both", save(25, 36)), (1, save(25, 4)), (0, save(25, 29))],
+        [(1, phase("end", 30)), (0, phase("critic", 29)), ("both", phase("preview", 30))],
     ]
-    return [fault | {"rank": RANKS[(chain + i) % 3]} for i, fault in enumerate(found)]
+    return [fault | {"rank": who} for who, fault in (kills[chain] for kills in found)]

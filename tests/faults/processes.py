@@ -72,7 +72,8 @@ class Zygote:
 
     def ranks(self, *argv, fault=None, both=False, seconds=SECONDS):
         """The same in two ranks, without torchrun: what each came to. both: when rank 0 has ended, rank 1 is killed."""
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        where |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
         one, two = [self.start(*argv, fault=fault, env=where | {"RANK": r, "LOCAL_RANK": r}) for r in "01"]
         first = self.wait(one, seconds)
         if both:

@@ -48,7 +48,7 @@ def test_there_are_a_hundred_kills_of_all_kinds_and_most_of_them_after_a_checkpo
     single, ranks = [plan.single(c) for c in CHAINS], [plan.ranks(c) for c in range(3)]
     kills = [kill for chain in (*single, *ranks) for kill in chain]
     assert len(kills) == 100 and sum(map(len, ranks)) == 30
-    assert sum(len(chain) - 1 for chain in (*single, *ranks)) >= 80          # the chains assert that those are after one
+    assert sum(len(chain) - 1 for chain in (*single, *ranks)) >= 80          # the tests of the chains assert that
     assert {kill["phase"] for kill in kills if "phase" in kill} == {
         "data", "generator", "critic", "preview", "save", "end",
     }  # fmt: skip

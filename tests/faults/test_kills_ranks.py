@@ -26,7 +26,8 @@ def test_a_run_of_two_ranks_that_loses_some_ten_times_ends_as_if_it_had_not(tmp_
     run, before, table = tmp_path / "run", [], []
     for fault in plan.ranks(chain):
         who = fault["rank"]
-        done = zygote.ranks(*COMMAND, "-o", run, fault=fault | {"rank": who if who != "both" else 0}, both=who == "both")
+        one = fault | {"rank": 0 if who == "both" else who}
+        done = zygote.ranks(*COMMAND, "-o", run, fault=one, both=who == "both")
         died = [one.fault for one in done if one.fault]
         assert len(died) == 1 and [one.code for one in done].count(-9) == 1 + (who == "both"), (fault, done)
         for survivor in [one for one in done if one.code != -9]:

@@ -48,9 +48,10 @@ def test_bad_steps_without_end_stop_the_run_and_leave_what_reproduces_them(tmp_p
     assert healed.code == 0 and good(run) == [10, 15, 20]
 
 
-def test_a_bad_gradient_on_one_of_two_ranks_stops_both_and_is_told_once(tmp_path, zygote):
-    fault = {"do": "nan", "in": "gradient", "first": 7, "last": 99, "rank": 1}
+def test_bad_data_on_one_of_two_ranks_stops_both_and_is_told_once(tmp_path, zygote):
+    fault = {"do": "nan", "in": "data", "first": 7, "last": 99, "rank": 1}
     done = zygote.ranks(*COMMAND, "-o", tmp_path / "run", fault=fault)
     assert [one.code for one in done] == [3, 3], done
-    assert len([line for one in done for line in one.lines]) == 1 and FIRST["gradient"] in done[0].lines[0]
-    assert good(tmp_path / "run") == [5]
+    said = [line for one in done for line in one.lines]
+    assert len(said) == 1 and "the data batch-0.x was the first that is not finite" in said[0], said
+    assert "rows 4-7" in said[0] and good(tmp_path / "run") == [5]
