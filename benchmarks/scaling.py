@@ -30,6 +30,7 @@ from measuring import Machine, add_json, hardware, shown, spread, write
 from torch.distributed import TCPStore
 
 from dmd2cli.engine import runtime
+from dmd2cli.engine.parallel import World
 from dmd2cli.errors import UserError
 from dmd2cli.recipe import Recipe, load
 
@@ -132,6 +133,8 @@ def measure(args: argparse.Namespace) -> dict:
     device, rounds, machine = runtime.device(recipe.run.device), list[dict[str, dict[str, float]]](), Machine()
     if device.type == "cuda" and torch.cuda.device_count() < max(args.ranks):
         raise UserError(f"--ranks {max(args.ranks)}: there are {torch.cuda.device_count()} GPUs, one for each rank")
+    for case in every:
+        World(size=case.ranks).rows(case.batch(recipe))              # refused now, not after the start
     store = TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(hours=2), wait_for_workers=False)
     with tempfile.TemporaryDirectory() as folder:
         groups = dict[int, Group]()

@@ -14,7 +14,7 @@ class Keep(Part):
 
     last: Positive = Field(default=3, description="the newest")
     best: NotNegative = Field(default=1, description="the best by `by`; 0 = none")
-    by: str | None = Field(default=None, description="a logged value of which the lowest is best, such as critic/denoising")
+    by: str | None = Field(default=None, description="a logged value; the lowest is best, such as critic/denoising")
     every: Positive | None = Field(default=None, description="those at multiples of so many steps; null = none")
 
     @model_validator(mode="before")

@@ -16,7 +16,8 @@ FIXED = (
     "extends", "preset", "stages", "tiers", "teacher", "student.times", "student.guidance", "critic.head",
     "critic.per_call", "student.lora", "student.init", "critic.lora", "shared_base", "run.steps", "run.seed",
     "run.device", "run.precision", "run.tf32", "run.teacher_weights", "run.checkpointing", "run.compile",
-    "run.channels_last", "run.optimiser", "run.offload", "run.parallel", "run.shard_size", "run.timeout", "run.save_async",
+    "run.channels_last", "run.optimiser", "run.offload", "run.parallel", "run.shard_size", "run.timeout",
+    "run.save_async",
 )  # fmt: skip
 """Keys of the whole recipe, which no stage may have."""
 

@@ -39,8 +39,9 @@ def train(found: Any, folder: Path, job: Callable[..., Any], resume: str) -> int
 def several(found: AnyRecipe, nproc: int) -> NoReturn:
     """Run this command in so many processes, and exit as they do. UserError if the batch cannot be shared out."""
     from dmd2cli.engine.launch import launch
-    from dmd2cli.engine.parallel import World
+    from dmd2cli.engine.parallel import World, check_one_run
 
+    check_one_run(found.run, nproc)
     World(size=nproc).rows(found.run.batch)
     raise typer.Exit(launch(nproc, without_nproc(sys.argv[1:])))
 

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load as load_state
 from torch.distributed.checkpoint.state_dict_saver import save as save_state
@@ -158,5 +159,12 @@ def load(path: Path, state: dict[str, Any], group: ProcessGroup | None = None) -
     except UserError as err:
         failure = err
     agree(group, failure)
-    load_state(state, storage_reader=HuggingFaceStorageReader(str(path)), process_group=group, no_dist=group is None)
+    reader = HuggingFaceStorageReader(str(path))
+    try:
+        load_state(state, storage_reader=reader, process_group=group, no_dist=group is None)
+    except (CheckpointException, RuntimeError) as err:
+        if "Missing key" not in str(err):
+            raise
+        why = "it lacks what this version of dmd2, or this recipe, needs"
+        raise UserError(f"{path}: {why}; start anew with another -o") from err
     return state

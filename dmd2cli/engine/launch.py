@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -16,6 +18,8 @@ from dmd2cli.errors import UserError
 
 PASSED_ON = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 """Signals that the ranks get when this process does; any other ends it, and the ranks go on without it."""
+PATIENCE = 300
+"""Seconds that they have to save then; torchrun's own number is 30."""
 
 
 def launch(ranks: int, arguments: Sequence[str]) -> int:
@@ -30,9 +34,11 @@ def launch(ranks: int, arguments: Sequence[str]) -> int:
         logging.getLogger(name).setLevel(logging.CRITICAL)                  # its tables; the ranks have said why
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
-    where = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": f"dmd2-{os.getpid()}"}
-    where |= {"signals_to_handle": PASSED_ON}
-    config = LaunchConfig(1, 1, ranks, max_restarts=0, monitor_interval=0.1, **where)  # type: ignore[arg-type]
+    where: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": f"dmd2-{os.getpid()}"}
+    where |= {"signals_to_handle": PASSED_ON, "shutdown_timeout": PATIENCE}
+    known = {field.name for field in fields(LaunchConfig)}                  # not all of them in older versions
+    options: dict[str, Any] = {name: value for name, value in where.items() if name in known}
+    config = LaunchConfig(1, 1, ranks, max_restarts=0, monitor_interval=0.1, **options)
     try:
         elastic_launch(config, sys.executable)("-m", "dmd2cli", *arguments)
     except ChildFailedError as err:

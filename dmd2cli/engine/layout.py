@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dmd2cli.engine.parallel import World
+from dmd2cli.engine.runtime import check_layout
 from dmd2cli.recipe import Run
 
 SHARE = 0.6
@@ -29,6 +30,7 @@ def lay_out(
     if mode == "auto":
         mode, why = picked(world, lasting(learners, frozen), memory(device, world))
     world.lay(mode, run.shard_size, device)
+    check_layout(run, world.size if world.mesh is not None else 1)
     if why and world.first:
         print(f"run.parallel: auto -> {mode}: {why}", file=sys.stderr)
 

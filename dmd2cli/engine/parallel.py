@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,6 +28,8 @@ from dmd2cli.errors import Diverged, UserError
 from dmd2cli.recipe import Run
 
 T = TypeVar("T")
+PIECE = 2**28
+"""Bytes of gradients that are sent at once."""
 DISK = timedelta(hours=6)
 """How long the others wait while the first rank reads or writes what may be many gigabytes on a slow disk."""
 SIGNS = ("gloo", "NCCL", "Connection closed by peer", "Timed out waiting", "Connection reset", "Broken pipe")
@@ -45,7 +47,7 @@ class World:
     mode: str = "none"
     """How networks are laid over them: none, replicate, shard or hybrid."""
     mesh: DeviceMesh | None = None
-    """The ranks as FSDP2 sees them: ("replicate", "shard"), either of which may be 1."""
+    """The ranks as FSDP2 sees them, ("replicate", "shard"); None if nothing is sharded."""
     group: dist.ProcessGroup | None = None
     """All ranks, for reading and writing checkpoints, in a thread of their own and with more patience."""
     watch: Watch | None = None
@@ -68,7 +70,7 @@ class World:
         shard = {"replicate": 1, "shard": self.size, "hybrid": size or self.node}.get(mode, 1)
         if self.size % shard:
             raise UserError(f"run.shard_size: {self.size} ranks are no multiple of {shard}; change it")
-        if self.size > 1:
+        if shard > 1:
             shape = (self.size // shard, shard)
             self.mesh = init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
 
@@ -79,6 +81,15 @@ class World:
         found = torch.tensor(int(flag))
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return bool(found)
+
+    @torch.no_grad()
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Their means over the ranks, in place, in a few large pieces."""
+        for piece in pieces(tensors, PIECE):
+            flat = torch.cat([t.reshape(-1) for t in piece])
+            dist.all_reduce(flat)
+            parts = torch.split(flat.div_(self.size), [t.numel() for t in piece])
+            torch._foreach_copy_(piece, [part.view(t.shape) for part, t in zip(parts, piece, strict=True)])
 
     def total(self, value: Tensor) -> Tensor:
         """The sum over the ranks, in place."""
@@ -112,6 +123,19 @@ class World:
         return found
 
 
+def pieces(tensors: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:
+    """Tensors in groups of one type and of about `size` bytes each."""
+    held, room = list[Tensor](), size
+    for t in tensors:
+        if held and (room <= 0 or t.dtype != held[0].dtype):
+            yield held
+            held, room = [], size
+        held.append(t)
+        room -= t.nbytes
+    if held:
+        yield held
+
+
 ALONE = World()
 """One process."""
 
@@ -125,6 +149,12 @@ def seed_networks(seed: int, step: int, world: World) -> None:
     torch.manual_seed(Rng(seed, step).generator(name, torch.device("cpu")).initial_seed())
 
 
+def check_one_run(run: Run, size: int) -> None:
+    """Raise UserError if several ranks would each train a run of their own."""
+    if run.parallel == "none":
+        raise UserError(f"run.parallel=none: {size} ranks would train {size} copies of one run; set it to auto")
+
+
 @contextmanager
 def joined(run: Run) -> Iterator[World]:
     """This process among the ranks of its run, until the end of the block.
@@ -136,8 +166,7 @@ def joined(run: Run) -> Iterator[World]:
     if (size := mine.world) == 1:
         yield World()
         return
-    if run.parallel == "none":
-        raise UserError(f"run.parallel=none: {size} ranks would train {size} copies of one run; set it to auto")
+    check_one_run(run, size)
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
             raise UserError(f"{name} is not set, and WORLD_SIZE is {size}; start the ranks with torchrun")

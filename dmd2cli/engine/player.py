@@ -17,7 +17,7 @@ from dmd2cli.engine.guard import Guard
 from dmd2cli.engine.loss_scale import LossScale
 from dmd2cli.engine.parallel import ALONE, World
 from dmd2cli.engine.ratios import update_ratio
-from dmd2cli.engine.sharding import accumulating, local
+from dmd2cli.engine.sharding import local
 from dmd2cli.recipe import Averaged, Optimiser, Run
 
 
@@ -118,9 +118,7 @@ class Player:
         """
         total, log = sum(len(b) for b in batches), dict[str, Tensor]()
         with without_gradient(frozen):
-            for i, batch in enumerate(batches):
-                if len(batches) > 1:
-                    accumulating(self.module, i == len(batches) - 1)
+            for batch in batches:
                 share, terms = len(batch) / total, loss(batch)
                 objective = share * torch.stack(list(terms.values())).sum()
                 backward(objective if self.scale is None else objective * self.scale.scale)
@@ -133,6 +131,8 @@ class Player:
 
     def _optimise(self, step: int, objective: Tensor) -> Tensor:
         grads = [p.grad for p in self.parameters if p.grad is not None]
+        if self.world.mode == "replicate":
+            self.world.average(grads)
         if self.scale is not None:
             self.scale.unscale_(grads)
         norm = whole(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))))

@@ -55,7 +55,6 @@ def run(
             torch.cuda.set_device(device)
         runtime.set_threads(asked.run.threads, world.node)
         runtime.set_tf32(asked.run)
-        runtime.check_layout(asked.run, world.size)
         with answered(asked, device, world), ExitStack() as open_until_the_end:
             made = job(asked, device, world, start is None)
             if world.first:

@@ -1,6 +1,6 @@
-"""Networks over ranks, by PyTorch's own engine: FSDP2 on a mesh of (replicate, shard) ranks.
+"""Networks over ranks: whole on each, or sharded by FSDP2 on a mesh of (replicate, shard) ranks.
 
-replicate is a mesh of (N, 1), shard of (1, N), hybrid of (N / S, S): one path for all three. The weights are read by
+Replicas keep their tensors as they are and average gradients once per update (World.average). The weights are read by
 the first rank alone; the others build networks without storage, and each receives what it keeps.
 """
 
@@ -17,7 +17,7 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from dmd2cli.engine.parallel import World
@@ -45,9 +45,10 @@ def place(module: nn.Module, world: World, device: torch.device, units: Units = 
     weights = {name: t.contiguous() for name, t in module.state_dict().items()} if world.first else {}
     buffers = {name: buffer.detach().to(device) for name, buffer in module.named_buffers() if not buffer.is_meta}
     module.to_empty(device=torch.device("meta"))
-    for p in module.parameters():                          # FSDP2 knows no other memory order; contiguous() may keep
-        p.data = torch.empty(p.shape, dtype=p.dtype, device="meta")      # other strides of a dimension of size 1
-    lay(module, world, units)
+    if world.mesh is not None:
+        for p in module.parameters():                      # FSDP2 knows no other memory order; contiguous() may keep
+            p.data = torch.empty(p.shape, dtype=p.dtype, device="meta")  # other strides of a dimension of size 1
+        lay(module, world, units)
     module.to_empty(device=device)
     for name, buffer in module.named_buffers():
         if name in buffers:
@@ -57,15 +58,10 @@ def place(module: nn.Module, world: World, device: torch.device, units: Units = 
 
 
 def lay(module: nn.Module, world: World, units: Units) -> None:
-    """Hand a network to FSDP2, block by block; one that does not learn is left alone where nothing is sharded."""
+    """Hand a network to FSDP2, block by block."""
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")      # not written to
-    frozen = {p for p in module.parameters() if not p.requires_grad}
-    whole = world.mode == "replicate"
-    if whole and len(frozen) == len(list(module.parameters())):
-        return
-    ignored = frozen if whole else None
-    for block in [module] if whole else [*reversed(list(blocks(module, units))), module]:
-        fully_shard(block, mesh=world.mesh, reshard_after_forward=True, ignored_params=ignored)
+    for block in [*reversed(list(blocks(module, units))), module]:
+        fully_shard(block, mesh=world.mesh, reshard_after_forward=True)
     known_by(module, METHODS)
 
 
@@ -112,10 +108,3 @@ def gathered(module: nn.Module) -> dict[str, Tensor]:
 def local(tensor: Tensor) -> Tensor:
     """What this rank has of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def accumulating(module: nn.Module, last: bool) -> None:
-    """Of several micro-batches only the last lets gradients be summed over replicas."""
-    for part in module.modules():
-        if isinstance(part, FSDPModule):
-            part.set_requires_all_reduce(last, recurse=False)

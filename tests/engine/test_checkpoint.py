@@ -337,3 +337,9 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         checkpoint.write_json(tmp_path / "a.json", {"a": 2})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1} and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_checkpoint_that_lacks_what_is_asked_is_one_line(tmp_path):
+    checkpoint.save(tmp_path, 1, {"a": torch.ones(2)}, Keep(), {})
+    with pytest.raises(UserError, match="it lacks what this version of dmd2, or this recipe, needs"):
+        checkpoint.load(tmp_path / checkpoint.name(1), {"a": torch.zeros(2), "b": torch.zeros(())})

@@ -53,11 +53,16 @@ def test_a_rank_does_not_start_ranks(monkeypatch):
         launch(2, ["distill", "digits"])
 
 
-def test_a_batch_that_cannot_be_shared_out_is_refused_before_any_rank_starts(monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize(("ranks", "more", "why"), [
+    ("3", [], "128 samples cannot be shared out evenly among 3 ranks"),
+    ("2", ["run.parallel=none"], "2 ranks would train 2 copies of one run"),
+])  # fmt: skip
+def test_what_ranks_cannot_train_is_refused_before_any_starts(monkeypatch, capsys, tmp_path, ranks, more, why):
     monkeypatch.setattr("dmd2cli.engine.launch.launch", lambda *args: pytest.fail("started"))
-    monkeypatch.setattr(sys, "argv", ["dmd2", "distill", "digits", "--nproc", "3", "-o", str(tmp_path / "run")])
+    command = ["dmd2", "distill", "digits", *more, "--nproc", ranks, "-o", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as stop:
         main()
     said = capsys.readouterr().err
-    assert stop.value.code == 2 and "128 samples cannot be shared out evenly among 3 ranks" in said
+    assert stop.value.code == 2 and why in said
     assert len(said.splitlines()) == 1 and not (tmp_path / "run").exists()
