@@ -56,11 +56,12 @@ class Player:
         which precision; by default AdamW in one kernel, in float32. The rest as in enter().
         """
         self.module, self.world, self.updates = module, world, 0
+        self.agree = world.agree if world.mesh is not None else kept        # replicas agree on what they have averaged
         self.named = {plain(name): p for name, p in module.named_parameters() if p.requires_grad}
         self.parameters = list(self.named.values())
         run = run or Run.model_validate({"steps": steps, "batch": 1})
         self.optimiser = optimisers.make(self.parameters, run, config.lr)
-        self.guard = Guard(self.device, world.agree)
+        self.guard = Guard(self.device, self.agree)
         self.scale = LossScale(self.device) if run.precision == "fp16" else None
         self.asks = self.device.type == "cpu" or not optimisers.can_skip(self.optimiser)
         """Whether the host looks if an update is to be skipped: on a GPU it would wait for it."""
@@ -132,7 +133,7 @@ class Player:
     def _optimise(self, step: int, objective: Tensor) -> Tensor:
         grads = [p.grad for p in self.parameters if p.grad is not None]
         if self.world.mode == "replicate":
-            self.world.average(grads)
+            self.world.average([*grads, objective])
         if self.scale is not None:
             self.scale.unscale_(grads)
         norm = whole(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))))
@@ -199,12 +200,17 @@ class Player:
     def borrowed(self) -> Iterator[None]:
         """Whatever is done to it inside is undone afterwards."""
         held, guard = tree_map(lambda x: x.clone(), self.state()), self.guard
-        self.guard = Guard(self.device, self.world.agree)
+        self.guard = Guard(self.device, self.agree)
         try:
             yield
         finally:
             self.guard = guard
             self.load_state(held)
+
+
+def kept(flag: Tensor) -> Tensor:
+    """As it is."""
+    return flag
 
 
 def plain(name: str) -> str:
