@@ -14,7 +14,7 @@ from torch.distributed import TCPStore
 
 from dmd2cli.engine import runtime
 from dmd2cli.engine.distill import DistillJob, job
-from dmd2cli.engine.parallel import World, joined
+from dmd2cli.engine.parallel import World, joined, leave
 from dmd2cli.engine.share import share
 from dmd2cli.recipe import Recipe, load
 
@@ -70,3 +70,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave(0)

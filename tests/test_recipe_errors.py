@@ -94,7 +94,10 @@ BAD = [
     ("ttur: 5", "turt: 5", 6, "turt: unknown key; did you mean 'ttur'?"),
     ("steps: 100", "steps: -1", 13, "run.steps: must be greater than 0, got -1"),
     ("batch: 64", "batch: 64, micro_batch: 7", 13, "run.micro_batch: must divide run.batch, and 64 is no"),
-    ("batch: 64", "batch: 64, precision: fp8", 13, "run.precision: must be 'auto', 'fp32', 'bf16' or 'fp16', got \"fp8\""),
+    (
+        "batch: 64", "batch: 64, precision: fp8", 13,
+        "run.precision: must be 'auto', 'fp32', 'bf16' or 'fp16', got \"fp8\"",
+    ),  # fmt: skip
     ("batch: 64", "batch: 64, seed: -1", 13, "run.seed: must be greater than or equal to 0, got -1"),
     ("times: [1.0, 0.5]", "times: [0.5, 1.0]", 3, "student.times: must fall strictly and lie in (0, 1]"),
     ("times: [1.0, 0.5]", "times: [0.5, 0.5]", 3, "student.times: must fall strictly"),

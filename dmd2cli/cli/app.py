@@ -70,6 +70,20 @@ def _options(
 
 def main() -> None:
     """Run the command line on sys.argv and exit with its code."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        _main()
+        return
+    code = 0
+    try:
+        _main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    from dmd2cli.engine.parallel import leave
+
+    leave(code)
+
+
+def _main() -> None:
     args, debug = _without_debug(sys.argv[1:])
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")       # threads that wait by spinning starve a shared machine
     try:

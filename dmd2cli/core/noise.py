@@ -116,7 +116,7 @@ class Discrete:
     def _table(self, like: Tensor) -> Tensor:
         """The table where `like` is, copied there once: every copy would wait for the device."""
         if like.device == self.alphas_cumprod.device:
-            return self.alphas_cumprod
+            return self.alphas_cumprod.to(like.dtype)
         if like.device not in self._tables:
             self._tables[like.device] = self.alphas_cumprod.to(like)
         return self._tables[like.device]

@@ -11,6 +11,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -56,7 +57,7 @@ class Watch:
     """Tells the other ranks where this one is, and learns where they are."""
 
     def __init__(self, store: Store, rank: int, size: int) -> None:
-        self.store, self.rank, self.size = store, rank, size
+        self.store, self.rank, self.size, self.told = store, rank, size, 0
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._run, name="dmd2-watch", daemon=True)
         self.thread.start()
@@ -75,17 +76,24 @@ class Watch:
             return
 
     def tell(self) -> None:
-        """Note where this rank is, and when it said so."""
-        self.store.set(f"at/{self.rank}", json.dumps([str(here), time.time()]))
+        """Note where this rank is, and the how manieth note this is: clocks of machines differ."""
+        self.told += 1
+        self.store.set(f"at/{self.rank}", json.dumps([str(here), self.told]))
+
+    def notes(self) -> dict[int, tuple[str, int]]:
+        """The newest note of every rank that has made one."""
+        there = [r for r in range(self.size) if self.store.check([f"at/{r}"])]
+        return {r: tuple(json.loads(self.store.get(f"at/{r}"))) for r in there}
 
     def missing(self) -> str:
         """After a collective has failed here: which ranks never came to say the same, and where they were."""
         try:
             self.store.set("lost", "")
             self.store.set(f"gave-up/{self.rank}", "")
+            before = self.notes()
             time.sleep(GRACE)
             waiting = [r for r in range(self.size) if self.store.check([f"gave-up/{r}"])]
-            return "; ".join(self.where(r) for r in range(self.size) if r not in waiting)
+            return "; ".join(where(r, before, self.notes()) for r in range(self.size) if r not in waiting)
         except RuntimeError:                               # without torchrun the store is the first rank's
             return "rank 0 died, and with it what is known of the others"
 
@@ -108,15 +116,15 @@ class Watch:
             self.store.set(f"ended/{rank}", "")
         return False
 
-    def where(self, rank: int) -> str:
-        """One rank, in words."""
-        if not self.store.check([f"at/{rank}"]):
-            return f"rank {rank} never began"
-        place, then = json.loads(self.store.get(f"at/{rank}"))
-        silent = time.time() - then > GRACE / 2
-        return f"rank {rank} {'died, last seen' if silent else 'is stuck'} in {place}"
-
     def close(self) -> None:
         """No more notes."""
         self.over.set()
         self.thread.join(GRACE)
+
+
+def where(rank: int, before: Mapping[int, tuple[str, int]], after: Mapping[int, tuple[str, int]]) -> str:
+    """A rank, in words, by what it noted at two moments."""
+    if rank not in after:
+        return f"rank {rank} never began"
+    silent = before.get(rank) == after[rank]
+    return f"rank {rank} {'died, last seen' if silent else 'is stuck'} in {after[rank][0]}"

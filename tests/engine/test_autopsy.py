@@ -98,7 +98,7 @@ def test_a_sample_of_the_data_is_named_with_its_row(spoilt, tmp_path):
     sentence, found = told(made(), tmp_path)
     assert sentence == (
         "step 5: the data batch-1.x was the first that is not finite (64 of 256 values NaN, row 6); "
-        f"see diverged/step-00000005.json"
+        "see diverged/step-00000005.json"
     )
     assert found == {"kind": "data", "where": "batch-1.x", "nan": 64, "inf": 0, "of": 256, "rows": [6], "order": 0}
 
@@ -223,7 +223,7 @@ def test_a_step_that_is_finite_this_time_is_said_to_be_so(tmp_path):
     assert found is None
     assert sentence == (
         "step 5: not reproduced: trained again, all of its numbers are finite; "
-        f"see diverged/step-00000005.json"
+        "see diverged/step-00000005.json"
     )
 
 

@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from dmd2cli.engine import checkpoint
+from dmd2cli.engine.parallel import leave
 from dmd2cli.engine.writer import Writer
 from dmd2cli.errors import UserError
 from dmd2cli.recipe_parts import Keep
@@ -95,3 +96,4 @@ def refused(folder, writer, group, rank, state):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     main(Path(sys.argv[1]))
+    leave(0)

@@ -15,7 +15,7 @@ from dmd2_plugins.digits import teacher
 
 from dmd2cli.engine import build, trainer
 from dmd2cli.engine.distill import job
-from dmd2cli.engine.parallel import joined
+from dmd2cli.engine.parallel import joined, leave
 
 READ = []
 """A note for every time that this rank has read the teacher's weights."""
@@ -73,3 +73,4 @@ def main(folder):
 
 if __name__ == "__main__":
     main(Path(sys.argv[2]))
+    leave(0)

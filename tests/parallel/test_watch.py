@@ -6,7 +6,7 @@ import time
 import pytest
 
 from dmd2cli.engine import watch
-from dmd2cli.engine.watch import Watch, at, here
+from dmd2cli.engine.watch import Watch, at, here, where
 
 
 class Store(dict):
@@ -45,8 +45,8 @@ def second(store):
     return made
 
 
-def seen(store, rank, place, ago):
-    store.set(f"at/{rank}", json.dumps([place, time.time() - ago]))
+def seen(store, rank, place, note=1):
+    store.set(f"at/{rank}", json.dumps([place, note]))
 
 
 def test_a_rank_notes_where_it_is_without_being_asked(store):
@@ -67,18 +67,20 @@ def test_a_phase_stays_in_its_step(store):
 
 
 def test_one_that_still_speaks_is_stuck_and_one_that_is_silent_died(store, second):
-    seen(store, 0, "phase 'data' of step 3", 0.0)
-    seen(store, 2, "phase 'save' of step 2", 9.0)
-    assert second.where(0) == "rank 0 is stuck in phase 'data' of step 3"
-    assert second.where(2) == "rank 2 died, last seen in phase 'save' of step 2"
+    seen(store, 0, "phase 'data' of step 3", 5)
+    seen(store, 2, "phase 'save' of step 2", 6)
+    before = second.notes()
+    seen(store, 0, "phase 'data' of step 3", 17)
+    assert where(0, before, second.notes()) == "rank 0 is stuck in phase 'data' of step 3"
+    assert where(2, before, second.notes()) == "rank 2 died, last seen in phase 'save' of step 2"
 
 
 def test_one_that_never_spoke_never_began(second):
-    assert second.where(2) == "rank 2 never began"
+    assert where(2, second.notes(), second.notes()) == "rank 2 never began"
 
 
 def test_missing_are_those_who_never_came_to_say_that_they_gave_up(store, second):
-    seen(store, 0, "phase 'data' of step 3", 9.0)
+    seen(store, 0, "phase 'data' of step 3")
     store.set("gave-up/2", "")
     assert second.missing() == "rank 0 died, last seen in phase 'data' of step 3"
     assert store.check(["lost", "gave-up/1"])
