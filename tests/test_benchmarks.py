@@ -233,6 +233,7 @@ def made(name, monkeypatch, tmp_path, *asked):
     return json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_scaling_compares_ranks_of_every_mode_with_one(monkeypatch, tmp_path, capsys):
     found = made("scaling", monkeypatch, tmp_path, "--modes", "replicate", "--kinds", "strong")
     one, two = found["cases"]["1 rank"], found["cases"]["2 replicate, strong"]
@@ -267,6 +268,7 @@ def test_ranks_that_cannot_start_are_told_of_in_one_line(monkeypatch, tmp_path):
         made("scaling", monkeypatch, tmp_path, "run.batch=9", "--modes", "replicate", "--kinds", "strong")
 
 
+@pytest.mark.slow
 def test_checkpoints_are_measured_beside_the_disk(monkeypatch, tmp_path, capsys):
     found = made("io", monkeypatch, tmp_path, "--ranks", "1", "--folder", str(tmp_path))
     row = found["ranks"]["1"]["8"]

@@ -97,7 +97,7 @@ BAD = [
     (
         "batch: 64", "batch: 64, precision: fp8", 13,
         "run.precision: must be 'auto', 'fp32', 'bf16' or 'fp16', got \"fp8\"",
-    ),  # fmt: skip
+    ),
     ("batch: 64", "batch: 64, seed: -1", 13, "run.seed: must be greater than or equal to 0, got -1"),
     ("times: [1.0, 0.5]", "times: [0.5, 1.0]", 3, "student.times: must fall strictly and lie in (0, 1]"),
     ("times: [1.0, 0.5]", "times: [0.5, 0.5]", 3, "student.times: must fall strictly"),
