@@ -79,7 +79,7 @@ def train(job: Job, run: Run, folder: Path, resume: Path | None = None, world: W
     if resume:
         job.publication(folder, done)()            # the student may be newer than the checkpoint, or damaged
     with interruptible() as stop, Books(job, run, folder, world, done) as books:
-        while done < run.steps and not world.any(bool(stop.signals) or time.monotonic() >= end):
+        while done < run.steps and not world.any(bool(stop.signals) or (done > start and time.monotonic() >= end)):
             found = job.step(done)
             values = {**({} if other_stage(values, found) else values), **found}    # the newest of every term
             done += 1

@@ -96,15 +96,15 @@ def test_a_continued_run_publishes_what_it_continues_from_before_anything_else(t
 def test_a_time_limit_saves_says_so_and_ends_in_order(tmp_path, monkeypatch, capsys):
     clock = iter(range(100))
     monkeypatch.setattr(trainer.time, "monotonic", lambda: next(clock))
-    assert trainer.train(Walk(), settings(90, time_limit=0.1), tmp_path) == 5
-    assert steps(tmp_path) == [4, 5] and "saved at step 5 of 90; the same command continues" in capsys.readouterr().err
+    assert trainer.train(Walk(), settings(90, time_limit=0.1), tmp_path) == 6
+    assert steps(tmp_path) == [4, 6] and "saved at step 6 of 90; the same command continues" in capsys.readouterr().err
 
 
-def test_a_time_limit_too_short_for_a_step_keeps_the_checkpoint_it_came_from(tmp_path):
+def test_a_time_limit_too_short_for_a_step_trains_one_so_that_a_job_put_back_again_and_again_ends(tmp_path):
     trainer.train(Walk(), settings(4), tmp_path)
     job = Walk()
-    assert trainer.train(job, settings(9, time_limit=1e-9), tmp_path, newest(tmp_path)) == 4
-    assert job.when("step") == [] and steps(tmp_path) == [4]
+    assert trainer.train(job, settings(9, time_limit=1e-9), tmp_path, newest(tmp_path)) == 5
+    assert job.when("step") == [5] and steps(tmp_path) == [4, 5]
 
 
 # -- diverged --------------------------------------------------------------------------------------------------
