@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from dmd2cli.engine.guard import LIMIT
 from dmd2cli.engine.log import Log
 from dmd2cli.engine.pace import Pace
 from dmd2cli.engine.parallel import World, from_elsewhere
+from dmd2cli.engine.player import Player
 from dmd2cli.engine.progress import progress
 from dmd2cli.engine.sharding import local
 from dmd2cli.engine.watch import at
@@ -28,6 +29,8 @@ from dmd2cli.recipe import Run
 
 if TYPE_CHECKING:
     from dmd2cli.engine.trainer import Job
+
+ADVICE = "the checkpoints before are intact: start a new run (-o) with lower learning rates or GAN weight"
 
 
 class Books:
@@ -77,16 +80,25 @@ class Books:
         """What to say of a player that could not be updated any more."""
         at("autopsy")
         what = f"{LIMIT} updates of the {name} in a row were not finite and skipped, the first at step {first + 1}"
-        advice = "the checkpoints before are intact: start a new run (-o) with lower learning rates or GAN weight"
-        return f"{self.folder}: {what}: {autopsy(self.job, first, self.folder, self.world)}; {advice}"
+        return f"{self.folder}: {what}: {autopsy(self.job, first, self.folder, self.world)}; {ADVICE}"
 
     def sound(self) -> bool:
         """Whether this is a state to continue from: all weights are finite, and the last updates were made."""
+        return self.finite(lambda player: player.guard.row > 0)
+
+    def finite(self, doubt: Callable[[Player], Tensor | bool] = lambda player: False) -> bool:
+        """Whether the weights of all players are finite, and there is no doubt about one, on all ranks."""
         bad = [torch.zeros(())]
         for player in self.job.players().values():
             norm = torch.stack(torch._foreach_norm([local(p).detach() for p in player.parameters])).sum()
-            bad.append((~torch.isfinite(norm) | (player.guard.row > 0)).float().cpu())
+            bad.append((~torch.isfinite(norm) | doubt(player)).float().cpu())
         return not bool(self.world.agree(torch.stack(bad).amax()))
+
+    def finish(self, done: int, values: Mapping[str, Tensor]) -> None:
+        """Save the last state. Raises Diverged, and saves nothing, if its weights are not finite."""
+        if self.saved != done and not self.finite():
+            raise Diverged(f"{self.folder}: weights are not finite after step {done}, so it is not saved; {ADVICE}")
+        self.save(done, values)
 
     def write(self, done: int, numbers: Mapping[str, float]) -> None:
         """Log the numbers of a step."""

@@ -71,7 +71,7 @@ def train(job: Job, run: Run, folder: Path, resume: Path | None = None, world: W
     """Run a job to run.steps, from a checkpoint if one is given; returns the steps done.
 
     Raises KeyboardInterrupt after saving when asked to stop, Diverged when updates had to be skipped too often in a
-    row, UserError when a checkpoint is damaged or cannot be written.
+    row or the last weights are not finite, UserError when a checkpoint is damaged or cannot be written.
     """
     done, values = restore(job, resume, world) if resume else (0, {})
     start, end = done, deadline(run)
@@ -85,7 +85,7 @@ def train(job: Job, run: Run, folder: Path, resume: Path | None = None, world: W
             done += 1
             books.keep(done, values)
         if start < done:
-            books.save(done, values)
+            books.finish(done, values)
     if world.first and done < run.steps:
         print(f"saved at step {done} of {run.steps}; the same command continues", file=sys.stderr)
     if world.any(bool(stop.signals)):

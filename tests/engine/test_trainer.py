@@ -144,6 +144,19 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     assert steps(tmp_path) == []
 
 
+def test_weights_that_are_not_finite_at_the_end_are_not_saved_either(tmp_path):
+    job = Fit()
+    job.act = lambda done: done == 9 and job.player.parameters[0].data.fill_(math.nan)
+    with pytest.raises(Diverged, match="weights are not finite after step 9, so it is not saved"):
+        trainer.train(job, settings(9), tmp_path)
+    assert steps(tmp_path) == [4, 8] and job.when("publish") == [4, 8]
+
+
+def test_a_last_update_that_was_skipped_leaves_a_state_worth_saving(tmp_path):
+    trainer.train(Fit(bad={9: math.nan}), settings(9), tmp_path)
+    assert steps(tmp_path) == [4, 8, 9]
+
+
 # -- the folder ------------------------------------------------------------------------------------------------
 
 
