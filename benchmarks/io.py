@@ -26,7 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from measuring import Machine, add_json, hardware, write
+from measuring import Machine, described, ended, hardware, tell
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from dmd2cli.engine import checkpoint, runtime
@@ -183,7 +183,7 @@ def numbers(text: str) -> list[int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = described(__doc__)
     parser.add_argument("--sizes", type=numbers, default=[50, 500], metavar="MB,MB")
     parser.add_argument("--ranks", type=numbers, default=[1, 2], metavar="N,N")
     parser.add_argument("--folder", type=Path, help="on the disk in question; default: the system's temporary one")
@@ -191,7 +191,6 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="where the state is")
     parser.add_argument("--tiny", action="store_true", help="4 and 8 MB, once: does it run at all")
     parser.add_argument("--rank", type=json.loads, help=argparse.SUPPRESS)
-    add_json(parser)
     args = parser.parse_args()
     if args.rank is not None:
         rank(args.rank)
@@ -201,13 +200,8 @@ def main() -> None:
     if args.tiny:
         args.sizes, args.repeats = [4, 8], 1
     found = measure(args)
-    print(table(found))
-    write(found, args.json)
+    tell(found, table, args.json)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as err:
-        print(f"error: {err}", file=sys.stderr)
-        sys.exit(2)
+    ended(main)

@@ -7,12 +7,15 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from edm import seconds
+
+from dmd2cli.errors import UserError
 
 
 def spent(action: Callable[[], object], device: torch.device) -> float:
@@ -79,13 +82,25 @@ def chosen(words: Sequence[str], default: str = "digits") -> tuple[str, list[str
     return default, list(words)
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """The option that all benchmarks have."""
+def described(what: str | None) -> argparse.ArgumentParser:
+    """A command line that begins with the benchmark's docstring, with the option that all have."""
+    parser = argparse.ArgumentParser(description=what, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there as well")
+    return parser
 
 
-def write(found: dict, target: Path | None) -> None:
-    """The result as JSON, if a file is named."""
+def tell(found: dict, table: Callable[[dict], str], target: Path | None) -> None:
+    """Print the result as a table, and write it as JSON if a file is named."""
+    print(table(found))
     if target is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def ended(main: Callable[[], None]) -> None:
+    """Run a benchmark; what its caller did wrong is one line and exit code 2."""
+    try:
+        main()
+    except UserError as err:
+        print(f"error: {err}", file=sys.stderr)
+        sys.exit(2)

@@ -14,10 +14,8 @@ What is done once in a process, such as imports, is done before.
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -29,12 +27,11 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from measuring import Machine, add_json, chosen, hardware, write
+from measuring import Machine, chosen, described, ended, hardware, tell
 from rich.live import Live
 
 from dmd2cli.engine import books, runtime, trainer
 from dmd2cli.engine.distill import DistillJob, job
-from dmd2cli.errors import UserError
 from dmd2cli.recipe import Recipe, load
 
 TURN = 10
@@ -167,13 +164,12 @@ def table(found: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = described(__doc__)
     parser.add_argument("words", nargs="*", metavar="RECIPE KEY=VALUE", help="default: digits")
     parser.add_argument("--steps", type=int, default=500, help="0: leave train() out")
     parser.add_argument("--passes", type=int, default=20, help="cycles beside their bare passes; 0: leave them out")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tiny", action="store_true", help="a batch of 8 and few steps: does it run at all")
-    add_json(parser)
     args = parser.parse_intermixed_args()
     name, overrides = chosen(args.words)
     if args.tiny:
@@ -189,13 +185,8 @@ def main() -> None:
 
         found["engine"] = step.passes(recipe, device, args.passes)
     found["busy"] = machine.busy()
-    print(table(found))
-    write(found, args.json)
+    tell(found, table, args.json)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as err:
-        print(f"error: {err}", file=sys.stderr)
-        sys.exit(2)
+    ended(main)

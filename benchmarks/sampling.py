@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from measuring import Machine, add_json, hardware, spent, write
+from measuring import Machine, described, ended, hardware, spent, tell
 
 from dmd2cli import published
 from dmd2cli.engine import build, runtime
@@ -112,7 +112,7 @@ def table(found: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = described(__doc__)
     parser.add_argument("ref", nargs="?", default="digits", metavar="REF | RECIPE")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="over a recipe")
     parser.add_argument("--batches", type=lambda text: [int(n) for n in text.split(",")], default=[1, 16, 64])
@@ -120,7 +120,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tiny", action="store_true", help="batches of 1 and 2, twice: does it run at all")
-    add_json(parser)
     args = parser.parse_intermixed_args()
     if "=" in args.ref:                                                # no recipe is named: it is an override
         args.ref, args.overrides = "digits", [args.ref, *args.overrides]
@@ -128,13 +127,8 @@ def main() -> None:
         args.batches, args.repeats = [1, 2], 2
     torch.set_num_threads(args.threads)
     found = measure(args)
-    print(table(found))
-    write(found, args.json)
+    tell(found, table, args.json)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as err:
-        print(f"error: {err}", file=sys.stderr)
-        sys.exit(2)
+    ended(main)

@@ -26,7 +26,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
-from measuring import Machine, add_json, hardware, shown, spread, write
+from measuring import Machine, described, ended, hardware, shown, spread, tell
 from torch.distributed import TCPStore
 
 from dmd2cli.engine import runtime
@@ -192,7 +192,7 @@ def table(found: dict) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = described(__doc__)
     made.add_argument("recipe", nargs="?", default="digits")
     made.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     made.add_argument("--ranks", type=numbers, default=[1, 2], metavar="N,N", help="1 is always measured")
@@ -203,7 +203,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seconds", type=float, default=120, help="begin no further round then")
     made.add_argument("--threads", type=int, default=1, help="of a rank")
     made.add_argument("--tiny", action="store_true", help="a batch of 8, and three rounds: does it run at all")
-    add_json(made)
     return made
 
 
@@ -220,14 +219,9 @@ def main() -> None:
     if args.tiny:
         args.overrides, args.rounds, args.cycles = ["run.batch=8", *args.overrides], FEWEST, 1
     found = measure(args)
-    print(table(found))
-    write(found, args.json)
+    tell(found, table, args.json)
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))           # the ranks are let go on the way out
-    try:
-        main()
-    except UserError as err:
-        print(f"error: {err}", file=sys.stderr)
-        sys.exit(2)
+    ended(main)

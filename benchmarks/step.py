@@ -17,20 +17,18 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections import Counter
 
 import torch
 from by_hand import ByHand, counted, known, needed
 from edm import ceiling, forget
 from edm import seconds as timed
-from measuring import Machine, add_json, chosen, hardware, shown, spent, spread, write
+from measuring import Machine, chosen, described, ended, hardware, shown, spent, spread, tell
 from replay import Recording
 from switches import SWITCHES, WARM, Cycles, compared
 from torch.utils.flop_counter import FlopCounterMode
 
 from dmd2cli.engine import runtime
-from dmd2cli.errors import UserError
 from dmd2cli.recipe import Recipe, load
 
 __all__ = ["timed"]
@@ -150,13 +148,12 @@ def switches(text: str) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = described(__doc__)
     made.add_argument("words", nargs="*", metavar="RECIPE KEY=VALUE", help="default: digits")
     made.add_argument("--cycles", type=int, default=30)
     made.add_argument("--switches", type=switches, default=[], metavar="a,b", help=f"all, or of {', '.join(SWITCHES)}")
     made.add_argument("--threads", type=int, default=1)
     made.add_argument("--tiny", action="store_true", help="a batch of 8 and two cycles: does it run at all")
-    add_json(made)
     return made
 
 
@@ -167,13 +164,8 @@ def main() -> None:
         args.words, args.cycles = [name, "run.batch=8", *overrides], 2
     torch.set_num_threads(args.threads)
     found = result(args)
-    print(table(found))
-    write(found, args.json)
+    tell(found, table, args.json)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as err:
-        print(f"error: {err}", file=sys.stderr)
-        sys.exit(2)
+    ended(main)

@@ -2,9 +2,11 @@
 
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from written import GOOD
 
 
@@ -37,3 +39,18 @@ def write(tmp_path, monkeypatch):
         return name
 
     return write
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Graphs that torch.compile was asked for; they are run as they are."""
+    found = []
+
+    def backend(graph, inputs):
+        found.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    yield found
+    torch._dynamo.reset()

@@ -6,7 +6,6 @@ The device of most of these tests is the CPU, so that weights are copied from on
 from __future__ import annotations
 
 from copy import deepcopy
-from functools import partial
 
 import pytest
 import torch
@@ -122,21 +121,12 @@ def test_copies_are_whole_networks(source):
 
 
 @torch.no_grad()
-def test_compiled_blocks_visit_too(source, monkeypatch):
-    graphs = []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    torch._dynamo.reset()
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+def test_compiled_blocks_visit_too(source, graphs):
     moved = runtime.prepare(deepcopy(source.denoiser), CPU, Run(steps=1, batch=2, compile=True), source.units)
     Visits(moved, CPU, source.units)
     for _ in range(3):
         torch.testing.assert_close(moved(X, T, COND), source.denoiser(X, T, COND))
     assert len(graphs) == sum(isinstance(part, Block) for part in moved.modules())
-    torch._dynamo.reset()
 
 
 class Odd(nn.Module):

@@ -3,47 +3,25 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from functools import partial
 
 import pytest
 import torch
 from dmd2_plugins.edm.block import Block
-from dmd2_plugins.edm.teacher import teacher
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 from torch.utils._python_dispatch import TorchDispatchMode
+from trainables import COND, CPU, T, X, gradients, moved, run, trainable
 
 from dmd2cli.core.denoiser import Preconditioned
 from dmd2cli.engine import runtime
 from dmd2cli.engine.distill import job
 from dmd2cli.errors import UserError
-from dmd2cli.recipe import Run, load
-
-CPU = torch.device("cpu")
-X, T = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([0.4, 0.8])
-COND = {"label": torch.eye(10)[:2]}
-
-
-def run(**options):
-    return Run(steps=9, batch=2, **options)
+from dmd2cli.recipe import load
 
 
 @pytest.fixture(scope="module")
 def source():
-    """A tiny teacher away from its start, so that every layer has a gradient."""
-    found, rng = teacher("tiny-adm"), torch.Generator().manual_seed(1)
-    for p in found.denoiser.parameters():
-        p.add_(0.03 * torch.randn(p.shape, generator=rng))
-    return found
-
-
-def trainable(source, **options):
-    copy = deepcopy(source.denoiser).train().requires_grad_(True)
-    return runtime.prepare(copy, CPU, run(**options), source.units)
-
-
-def gradients(module):
-    return torch.cat([p.grad.flatten() for p in module.parameters()])
+    return moved()
 
 
 class Counter(TorchDispatchMode):
@@ -166,21 +144,6 @@ def test_tf32_is_set_both_ways():
 
 
 # -- compilation -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def graphs(monkeypatch):
-    """Graphs that torch.compile was asked for; they are run as they are."""
-    found = []
-
-    def backend(graph, inputs):
-        found.append(graph)
-        return graph.forward
-
-    torch._dynamo.reset()
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-    yield found
-    torch._dynamo.reset()
 
 
 def test_compiled_blocks_may_be_checkpointed_selectively(graphs, source):

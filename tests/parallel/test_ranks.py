@@ -3,7 +3,6 @@
 import json
 
 import cases
-import pytest
 import torch
 from group import Group, pairs
 from PIL import Image
@@ -13,15 +12,6 @@ from dmd2cli.engine import trainer
 from dmd2cli.engine.distill import job
 
 CASE = cases.FAST["ragged"]
-
-
-@pytest.fixture(autouse=True)
-def deterministic():
-    """On the CPU it only keeps uninitialised memory out of the comparison."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_two_ranks_train_as_one_process_does(tmp_path):

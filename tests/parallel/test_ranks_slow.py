@@ -3,7 +3,6 @@
 import cases
 import pytest
 import tiny_pipelines
-import torch
 from group import Group, pairs
 
 from dmd2cli.engine.distill import job
@@ -11,15 +10,6 @@ from dmd2cli.engine.run import run
 
 pytestmark = pytest.mark.slow
 BEGUN = cases.digits("student.times=[1.0, 0.5]", "run.save_every=100")
-
-
-@pytest.fixture(autouse=True)
-def alone():
-    """One thread, as the ranks have."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_two_ranks_train_every_kind_of_recipe_as_one_process_does(tmp_path):
