@@ -2,12 +2,13 @@
 
     python benchmarks/scaling.py [RECIPE] [KEY=VALUE ...] [--ranks 1,2] [--modes replicate,shard] [--json FILE]
 
-`strong`: all ranks together have the batch of the recipe; `weak`: each has as much. The speedup is that in samples per
-second over one rank. All groups of ranks are started at once and wait; blocks of cycles are then taken in turn, one
-group at a time, so that whatever else the machine does falls on all alike, and speedups are those of blocks of one
-round. On CPUs there is a second one, `by CPU time`: the CPU seconds that one rank spends per sample over those of
-the busiest of the ranks. Other programs hardly change it; it leaves out what ranks wait for each other, so that on a
-machine of one's own the true one lies between the two.
+`strong`: all ranks together have the batch of the recipe; `weak`: each has as much. `apart`: as many runs of one rank
+at once, which say nothing to each other: what the machine allows. The speedup is that in samples per second over one
+rank. All groups of ranks are started at once and wait; blocks of cycles are then taken in turn, one group at a time, so
+that whatever else the machine does falls on all alike, and speedups are those of blocks of one round. On CPUs there is
+a second one, `by CPU time`: the CPU seconds that one rank spends per sample over those of the busiest of the ranks.
+Other programs hardly change it; it leaves out what ranks wait for each other, so that on a machine of one's own the
+true one lies between the two.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from dmd2cli.engine.parallel import World
 from dmd2cli.errors import UserError
 from dmd2cli.recipe import Recipe, load
 
-MODES = ("replicate", "shard", "hybrid")
+MODES = ("apart", "replicate", "shard", "hybrid")
+SENSELESS = ("apart", "strong")
 RANK = Path(__file__).with_name("scaling_rank.py")
 FEWEST = 3
 """Rounds, even if the time is over."""
@@ -55,7 +57,8 @@ class Case:
         return "1 rank" if self.ranks == 1 else f"{self.ranks} {self.mode}, {self.kind}"
 
     def batch(self, recipe: Recipe) -> int:
-        return recipe.run.batch * (self.ranks if self.kind == "weak" else 1)
+        """Of a run: of all its ranks, or of the one."""
+        return recipe.run.batch * (self.ranks if self.kind == "weak" and self.mode != "apart" else 1)
 
 
 @dataclass
@@ -102,7 +105,7 @@ def reason(log: Path) -> str:
 
 def start(args: argparse.Namespace, ranks: int, cases: list[Case], recipe: Recipe, store: TCPStore, log: Path) -> Group:
     """Start the ranks of some cases."""
-    made = [{"name": case.name, "overrides": overrides(args, case, recipe)} for case in cases]
+    made = [{"name": c.name, "apart": c.mode == "apart", "overrides": overrides(args, c, recipe)} for c in cases]
     asked = {"port": store.port, "ranks": ranks, "recipe": args.recipe, "cases": made, "threads": args.threads}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
@@ -114,8 +117,8 @@ def start(args: argparse.Namespace, ranks: int, cases: list[Case], recipe: Recip
 def overrides(args: argparse.Namespace, case: Case, recipe: Recipe) -> list[str]:
     """Over the recipe, for a case."""
     shards = [f"run.shard_size={case.ranks // 2}"] if case.mode == "hybrid" else []
-    fixed = ["run.steps=1000000", "run.log_every=1000000", f"run.batch={case.batch(recipe)}"]
-    return [*args.overrides, *fixed, f"run.parallel={case.mode}", *shards]
+    fixed = ["run.steps=1000000", "run.log_every=1000000", "health.every=null", f"run.batch={case.batch(recipe)}"]
+    return [*args.overrides, *fixed, f"run.parallel={'auto' if case.mode == 'apart' else case.mode}", *shards]
 
 
 def cases(args: argparse.Namespace) -> list[Case]:
@@ -123,7 +126,7 @@ def cases(args: argparse.Namespace) -> list[Case]:
     found = []
     for ranks in args.ranks:
         modes = [mode for mode in args.modes if ranks > 1 and (mode != "hybrid" or (ranks >= 4 and ranks % 2 == 0))]
-        found += [Case(ranks, mode, kind) for mode in modes for kind in args.kinds]
+        found += [Case(ranks, mode, kind) for mode in modes for kind in args.kinds if (mode, kind) != SENSELESS]
     return [Case(1), *found]
 
 

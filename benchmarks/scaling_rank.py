@@ -31,7 +31,7 @@ class Case:
 
     def block(self, cycles: int) -> dict[str, float]:
         """Seconds of some cycles, as the trainer makes them: each step after asking whether a rank wants to stop."""
-        if self.world.size > 1:
+        if dist.is_initialized():
             dist.barrier()
         self.wait()
         steps = range(self.done, self.done + cycles * self.job.cycle)
@@ -57,7 +57,10 @@ def main() -> None:
     with joined(run) as world:
         device = runtime.device(share().device(run.device))
         runtime.set_tf32(run)
-        cases = {name: Case(recipe, device, replace(world)) for name, recipe in recipes.items()}
+        apart = {case["name"] for case in asked["cases"] if case["apart"]}
+        cases = {
+            name: Case(recipe, device, World() if name in apart else replace(world)) for name, recipe in recipes.items()
+        }
         turn = 0
         while True:
             turn += 1
