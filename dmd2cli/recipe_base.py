@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -30,3 +30,14 @@ class Part(BaseModel):
     def options(self) -> dict[str, Any]:
         """The keys that belong to the plugin; empty for parts that name none."""
         return dict(self.model_extra or {})
+
+
+class Use(Part, extra="allow"):
+    """A plugin by registered name, with its options; a bare string is a name without options."""
+
+    use: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"use": value} if isinstance(value, str) else value

@@ -68,6 +68,8 @@ def _named(recipe: AnyRecipe) -> Iterator[tuple[str, str, str]]:
         yield from (("losses", f"losses.{name}", name) for name in recipe.losses)
         yield "samplers", "sampler", recipe.sampler.use
         yield from (("metrics", f"metrics.{i}", metric.use) for i, metric in enumerate(recipe.metrics))
+        if recipe.health.validation is not None:
+            yield "metrics", "health.validation", recipe.health.validation.use
     else:
         yield "pretraining", "task", recipe.task.use
     for key in ("prompts", "real", "pairs"):

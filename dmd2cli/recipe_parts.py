@@ -6,21 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from dmd2cli.recipe_base import Fraction, NotNegative, Part, Positive, PositiveFloat
+from dmd2cli.recipe_base import Fraction, NotNegative, Part, Positive, PositiveFloat, Use
+from dmd2cli.recipe_health import Health
 from dmd2cli.recipe_run import Keep, Run
 
-__all__ = ["Keep", "Part", "Positive", "Run"]
-
-
-class Use(Part, extra="allow"):
-    """A plugin by registered name, with its options; a bare string is a name without options."""
-
-    use: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value: Any) -> Any:
-        return {"use": value} if isinstance(value, str) else value
+__all__ = ["Health", "Keep", "Part", "Positive", "Run", "Use"]
 
 
 class Pairs(Use):
@@ -141,6 +131,7 @@ class Recipe(Part):
     data: Data = Data()
     sampler: Use
     metrics: tuple[Use, ...] = ()
+    health: Health = Health()
     run: Run
     stages: tuple[dict[str, Any], ...] = Field((), description="partial recipes, each with the step it lasts until")
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from dmd2cli.adapters import View
 from dmd2cli.core.denoiser import SCALE, Cond, Denoiser, bind, guided
 from dmd2cli.core.noise import diffuse
 from dmd2cli.core.random import Numbered
+from dmd2cli.data.pair_files import fingerprint, sampler_facts
 from dmd2cli.protocols import Raw, Sampler, Teacher
 
 MOST, PIXELS = 250, 2**22
@@ -54,6 +58,41 @@ class Source:
         """Images drawn at once unless another number is asked: as many as have PIXELS together, at most MOST."""
         return max(1, min(MOST, PIXELS // (math.prod(self.teacher.shape[1:]) * self.factor**2)))
 
+    @property
+    def reads(self) -> Teacher:
+        """Whose conditions it reads."""
+        return self.teacher
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """(height, width) of its images in pixels; () of samples that are no images."""
+        return tuple(side * self.factor for side in self.teacher.shape[1:])
+
+    @property
+    def nfe(self) -> int:
+        """Calls of the network for each image."""
+        return self.sampler.nfe
+
+    @property
+    def cost(self) -> dict[str, Any]:
+        """What a sample takes."""
+        return {"nfe": self.nfe, "guidance": self.guidance}
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """What its images are functions of besides weights, seed and condition. JSON values."""
+        return {"sampler": sampler_facts(type(self.sampler).__name__, self.sampler), "guidance": self.guidance}
+
+    def identity(self) -> str:
+        """Which network it is, in 16 digits: of an adapter, the base and the adapter."""
+        if not self.network.state_dict():
+            weights: Any = dict(self.teacher.details)
+        elif isinstance(self.network, View):
+            weights = [fingerprint(self.network), fingerprint(self.network.lora)]
+        else:
+            weights = fingerprint(self.network)
+        return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()[:16]
+
     @torch.no_grad()
     def draw(
         self, raw: Sequence[Raw], seed: int | Sequence[int], first: int = 0, batch: int | None = None
@@ -68,10 +107,17 @@ class Source:
             chunk = raw[begin : begin + size]
             seeds = seed if isinstance(seed, int) else seed[begin : begin + size]
             numbers = [first + begin + k if isinstance(seed, int) else first for k in range(len(chunk))]
-            x = self.latents(chunk, seeds, numbers)
-            if not x.isfinite().all():
-                tell(x, numbers)
-            yield self.teacher.decode(x).cpu()
+            yield self.numbered(chunk, seeds, numbers)
+
+    @torch.no_grad()
+    def numbered(
+        self, raw: Sequence[Raw], seed: int | Sequence[int], numbers: Sequence[int]
+    ) -> UInt8[Tensor, "b 3 h w"]:
+        """One batch of images with any numbers."""
+        x = self.latents(raw, seed, numbers)
+        if not x.isfinite().all():
+            tell(x, numbers)
+        return self.teacher.decode(x).cpu()
 
     @torch.no_grad()
     def latents(self, raw: Sequence[Raw], seed: int | Sequence[int], numbers: Sequence[int]) -> Tensor:

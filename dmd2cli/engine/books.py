@@ -26,6 +26,7 @@ from dmd2cli.engine.watch import at
 from dmd2cli.engine.writer import Writer
 from dmd2cli.errors import Diverged
 from dmd2cli.recipe import Run
+from dmd2cli.recipe_health import keep
 
 if TYPE_CHECKING:
     from dmd2cli.engine.trainer import Job
@@ -43,7 +44,7 @@ class Books:
         self.on_cpu = all(player.device.type == "cpu" for player in job.players().values())
         self.log = Log(folder, done) if world.first else None
         self.pace = Pace(job, run, done, next((player.device for player in job.players().values()), None))
-        self.writer = Writer(folder / "checkpoints", run.keep, run.save_async, world.group)
+        self.writer = Writer(folder / "checkpoints", keep(run, job.recipe), run.save_async, world.group)
         if world.first:
             checkpoint.room(folder / "checkpoints", checkpoint.needed(job.state()))
         self.open = ExitStack()

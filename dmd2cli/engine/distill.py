@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from dmd2cli.data.base import Batch, Loader
 from dmd2cli.engine import build, initial, preview
 from dmd2cli.engine.balance import Balance
 from dmd2cli.engine.distillation import Distillation
+from dmd2cli.engine.health.checkup import Checkup, checkup
+from dmd2cli.engine.health.validation import Validator
 from dmd2cli.engine.lag import critic_lag
 from dmd2cli.engine.parallel import ALONE, World, seed_networks
 from dmd2cli.engine.phases import Phase, as_dict, matching_guidance, phases
@@ -40,6 +42,7 @@ class DistillJob:
     init: Mapping[str, str] = field(default_factory=dict)
     """What the generator started from, if not from the teacher: student, sha256, licence."""
     world: World = ALONE
+    checkup: Checkup | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -67,6 +70,9 @@ class DistillJob:
         d.nets = replace(d.nets, bins=stage.recipe.bins)
         d.inputs, d.turns = build.inputs(stage.recipe.student, d.teacher), build.turns(stage.recipe, stage.first)
         d.terms = self.phases[phase].terms
+        scale, before = self.guidance(), self.checkup.validator if self.checkup else None
+        told = scale if isinstance(scale, float) else scale["default"]
+        self.checkup = checkup(stage.recipe, d, self.loader, told, before)
 
     def step(self, step: int) -> Mapping[str, Tensor]:
         self.seek(step)
@@ -80,7 +86,19 @@ class DistillJob:
         if (step + 1) % run.log_every == 0:
             learned = ((name, player) for name, player in self.players().items() if player.updates)
             found |= {f"{name}/update_ratio": player.ratio() for name, player in learned}
+        if self.checkup is not None:
+            found |= self.checkup(self.source, batches, step + 1)
         return found | ({"stage": torch.tensor(self.now)} if len(self.phases) > 1 else {})
+
+    @property
+    def over(self) -> bool:
+        """Whether the validation has not got better for long enough to stop."""
+        return self.validator is not None and self.validator.over
+
+    @property
+    def validator(self) -> Validator | None:
+        """What measures the student on a schedule, if anything does."""
+        return None if self.checkup is None else self.checkup.validator
 
     def batches(self, step: int) -> list[Batch]:
         """What a step trains on: this rank's rows."""
@@ -117,7 +135,8 @@ class DistillJob:
         measured = {name: balance.state() for name, balance in self.balances().items()}
         players = {name: player.state() for name, player in self.players().items()}
         begun = {"init": initial.as_tensor(self.init)} if self.recipe.student.init is not None else {}
-        return {"players": players, **({"balance": measured} if measured else {}), **begun}
+        score = {"validation": self.validator.state()} if self.validator is not None else {}
+        return {"players": players, **({"balance": measured} if measured else {}), **begun, **score}
 
     def players(self) -> dict[str, Player]:
         """By the names they have in a checkpoint."""
@@ -131,14 +150,16 @@ class DistillJob:
         for name, balance in self.balances().items():
             balance.load_state(state["balance"][name])
         self.init = initial.from_tensor(state["init"]) if "init" in state else {}
+        if self.validator is not None:
+            self.validator.load_state(state["validation"])
 
     @contextmanager
-    def source(self) -> Iterator[Source]:
-        """What the student draws with, now."""
+    def source(self, averaged: bool = True) -> Iterator[Source]:
+        """What the student draws with, now. averaged: with its moving average, if it has one."""
         d, scale = self.distillation, self.guidance()
         sampler = FewStep(d.inputs.times, d.inputs.stochastic)
         reads, default = (False, 1.0) if isinstance(scale, float) else (True, scale["default"])
-        with d.generator.averaged() as network:
+        with d.generator.averaged() if averaged else nullcontext(d.generator.module) as network:
             yield Source(d.teacher, network, sampler, default, reads_scale=reads)
 
     def guidance(self) -> float | dict[str, float]:
@@ -164,7 +185,14 @@ class DistillJob:
             tensors = student_weights(network, gathered(network))
         if not self.world.first:
             return lambda: None
-        return lambda: write_student(folder / "student", tensors, found)
+        best = self.validator is not None and self.validator.step == step
+
+        def write() -> None:
+            write_student(folder / "student", tensors, found)
+            if best:
+                write_student(folder / "best", tensors, found)
+
+        return write
 
     def publish(self, folder: Path, step: int) -> None:
         """Write the student so far into the run folder."""

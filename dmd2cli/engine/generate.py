@@ -17,23 +17,21 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from dmd2cli.data.pair_files import sampler_facts
 from dmd2cli.data.progress import progress
+from dmd2cli.draws import Draws
 from dmd2cli.engine.image_set import PACKED, ImageSet, finish, packed
 from dmd2cli.engine.share import Share as Share
 from dmd2cli.engine.share import share as share
 from dmd2cli.errors import UserError
 from dmd2cli.images import save_singles
-from dmd2cli.inference import identity
 from dmd2cli.protocols import Raw
-from dmd2cli.source import Source
 
 
 @dataclass(frozen=True)
 class Order:
     """Images `first` to `first` + len(raw) - 1 of a source, for some conditions."""
 
-    source: Source
+    source: Draws
     raw: Sequence[Raw]
     seed: int
     batch: int = 250
@@ -43,7 +41,7 @@ class Order:
     row: tuple[int, int] | None = None
     """Of one image that was drawn before: its row in the batch and the batch's size, which decide its rounding."""
     network: str | None = None
-    """inference.identity() of the source before anything was cast."""
+    """identity() of the source before anything was cast."""
     asked: Mapping[str, Any] = field(default_factory=dict)
     """What was asked besides, of which images are functions too. JSON values."""
     about: Mapping[str, Any] = field(default_factory=dict)
@@ -56,12 +54,10 @@ class Order:
     @cached_property
     def made(self) -> dict[str, Any]:
         """How, besides condition and number: JSON values."""
-        source = self.source
-        sampler = sampler_facts(type(source.sampler).__name__, source.sampler)
-        network = self.network or identity(source)
+        network = self.network or self.source.identity()
         seed = {"seed": self.seed} if self.seeds is None else {}
         number = {"first": self.first} if self.first and self.seeds is None else {}
-        return {"network": network, "sampler": sampler, "guidance": source.guidance, **seed, **number, **self.asked}
+        return {"network": network, **self.source.how, **seed, **number, **self.asked}
 
     def batches(self, mine: Share) -> Iterator[range]:
         """The places of every batch that is this process's."""
@@ -73,8 +69,7 @@ class Order:
         raw, source = self.raw[places.start : places.stop], self.source
         if self.row is not None:
             row, size = self.row
-            x = source.latents([raw[0]] * size, [self.key(0)[0]] * size, [self.first] * size)
-            return source.teacher.decode(x).cpu()[row : row + 1]
+            return torch.cat(list(source.draw([raw[0]] * size, [self.key(0)[0]] * size, self.first, size)))[row][None]
         if self.seeds is not None:
             return torch.cat(list(source.draw(raw, self.seeds[places.start : places.stop], self.first, self.batch)))
         return torch.cat(list(source.draw(raw, self.seed, self.first + places.start, self.batch)))
@@ -105,7 +100,7 @@ def generate(order: Order, out: Path, mine: Share) -> dict[str, Any]:
     done = out.suffix in PACKED and packed(out, found)
     made = 0 if done else draw(order, found, mine)
     complete = done or finish(found, out)
-    cost = {"nfe": order.source.sampler.nfe, "seconds": round(time.perf_counter() - started, 3)}
+    cost = {"nfe": order.source.nfe, "seconds": round(time.perf_counter() - started, 3)}
     return {"n": len(order.raw), "made": made, "complete": complete, "seed": order.seed, **cost, "out": str(out)}
 
 

@@ -197,12 +197,12 @@ class Player:
             self.scale.load_state(state["scale"])
 
     @contextmanager
-    def borrowed(self) -> Iterator[None]:
-        """Whatever is done to it inside is undone afterwards."""
+    def borrowed(self) -> Iterator[Mapping[str, Any]]:
+        """Whatever is done to it inside is undone afterwards. Gives the state that it will have again."""
         held, guard = tree_map(lambda x: x.clone(), self.state()), self.guard
         self.guard = Guard(self.device, self.agree)
         try:
-            yield
+            yield held
         finally:
             self.guard = guard
             self.load_state(held)

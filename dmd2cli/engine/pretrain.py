@@ -62,6 +62,7 @@ class Pretraining:
     loader: Loader
     world: World = ALONE
     cycle: int = 1
+    over: bool = False
 
     def seek(self, step: int) -> None:
         """Nothing: every step is alike."""

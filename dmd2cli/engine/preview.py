@@ -37,14 +37,18 @@ def draw(source: Source, loader: Loader, batch: int, path: Path | None) -> None:
     """
     teacher = source.teacher
     examples = shown(teacher, loader)
-
-    def encode(numbers: Sequence[Raw]) -> tuple[Cond, Cond]:
-        return loader.encoded(teacher, [examples[int(i or 0)] for i in numbers])
-
-    by_number = replace(source, teacher=replace(teacher, encode=encode))
-    drawn = list(by_number.draw(range(len(examples)), seed=0, batch=batch))
+    drawn = list(by_number(source, loader, examples).draw(range(len(examples)), seed=0, batch=batch))
     if path is not None:
         images.save_png(images.grid(torch.cat(drawn), columns(teacher)), path)
+
+
+def by_number(source: Source, loader: Loader, examples: Sequence[Example]) -> Source:
+    """The same, but its conditions are the numbers of some examples, which may have been encoded beforehand."""
+
+    def encode(numbers: Sequence[Raw]) -> tuple[Cond, Cond]:
+        return loader.encoded(source.teacher, [examples[int(i or 0)] for i in numbers])
+
+    return replace(source, teacher=replace(source.teacher, encode=encode))
 
 
 def shown(teacher: Teacher, loader: Loader) -> list[Example]:

@@ -16,6 +16,7 @@ from rich.table import Column
 from rich.text import Text
 
 from dmd2cli.recipe import Run
+from dmd2cli.recipe_health import SCORE
 
 Show = Callable[[int, Mapping[str, float]], None]
 """Takes the steps done and the numbers of the last one."""
@@ -162,7 +163,9 @@ def summary(values: Mapping[str, float]) -> str:
 
 
 def told(name: str, value: float) -> bool:
-    """Whether a number is one for the line: no gradient norm, ratio or measured weight, no count of skips that is 0."""
+    """Whether a number is one for the line: no gradient norm, ratio, measured weight or sign of health, no 0 skips."""
+    if name.startswith("health/") or name == SCORE or name.endswith("/raw"):
+        return False
     return not ("/weight/" in name or name.endswith(("_norm", "_ratio")) or (name.endswith("/skipped") and value == 0))
 
 

@@ -20,13 +20,16 @@ from dmd2cli.engine.share import share
 from dmd2cli.engine.watch import here
 from dmd2cli.errors import UserError
 from dmd2cli.recipe import AnyRecipe, Optimiser, PretrainRecipe, Recipe, differences, dump, load
+from dmd2cli.recipe_health import keep
 
 R = TypeVar("R", Recipe, PretrainRecipe)
 
 FREE = {"micro_batch", "parallel", "shard_size", "timeout", "device", "threads", "keep", "time_limit", "log_every"}
 FREE |= {"preview_every", "save_every", "save_async", "checkpointing", "compile", "channels_last"}
 FREE |= {"optimiser", "offload"}
-"""Keys of `run` that may differ when a run is continued, besides `steps` upwards and data.workers."""
+"""Keys of `run` that may differ when a run is continued, besides `steps` upwards."""
+HARMLESS = {"data.workers", "health.every", "health.samples"}
+"""Other keys that may."""
 
 
 def run(
@@ -48,7 +51,7 @@ def run(
             note = check_same(start.parent.parent, asked)
             if (done := int(checkpoint.manifest(start)["step"])) >= asked.run.steps and resume == "auto":
                 if world.first:
-                    checkpoint.settle(start.parent, done, asked.run.keep)
+                    checkpoint.settle(start.parent, done, keep(asked.run, asked))
                 return done
         device = runtime.device(share().device(asked.run.device))
         if device.type == "cuda":
@@ -111,7 +114,7 @@ def check_same(folder: Path, asked: AnyRecipe) -> str:
             if any(player.decay_from < 1 for player in players(asked)):
                 note = f"run.steps {old} -> {new}: the learning rate now decays to the new end\n"
             continue
-        if key != "data.workers" and not (key.startswith("run.") and key.split(".")[1] in FREE):
+        if key not in HARMLESS and not (key.startswith("run.") and key.split(".")[1] in FREE):
             raise UserError(
                 f"{folder}: this run was started with {key} = {old!r}, now it is {new!r}; "
                 "take the old value to continue, or another -o to start anew"

@@ -33,6 +33,10 @@ class Job(Protocol):
     def cycle(self) -> int:
         """Steps from one update of the student to the next, at present."""
 
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing more to gain, before run.steps."""
+
     def seek(self, step: int) -> None:
         """Be in the state in which `step` is trained: the stage of a recipe that has several."""
 
@@ -79,14 +83,19 @@ def train(job: Job, run: Run, folder: Path, resume: Path | None = None, world: W
     if resume:
         job.publication(folder, done)()            # the student may be newer than the checkpoint, or damaged
     with interruptible() as stop, Books(job, run, folder, world, done) as books:
-        while done < run.steps and not world.any(bool(stop.signals) or (done > start and time.monotonic() >= end)):
+        while done < run.steps and not job.over:
+            if world.any(bool(stop.signals) or (done > start and time.monotonic() >= end)):
+                break
             found = job.step(done)
             values = {**({} if other_stage(values, found) else values), **found}    # the newest of every term
             done += 1
             books.keep(done, values)
         if start < done:
             books.finish(done, values)
-    if world.first and done < run.steps:
+    if world.first and job.over:
+        why = "the validation got no better (health.validation.patience)"
+        print(f"ended at step {done} of {run.steps}: {why}", file=sys.stderr)
+    elif world.first and done < run.steps:
         print(f"saved at step {done} of {run.steps}; the same command continues", file=sys.stderr)
     if world.any(bool(stop.signals)):
         raise KeyboardInterrupt

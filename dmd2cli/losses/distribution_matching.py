@@ -64,11 +64,9 @@ class DistributionMatching:
     def __call__(self, s: Sample, nets: Nets, rng: Rng) -> Tensor:
         t = nets.times(rng, "t", s.x, self.t_min, self.t_max)
         alpha, sigma = scales(nets.schedule, t, s.x)
-        guidance = Guidance(s.cond.get(SCALE, self.guidance), self.guidance_interval, self.guidance_rescale)
         with torch.no_grad():
             x_t = diffuse(s.x, t, nets.schedule, rng.normal("eps", s.x))                  # Eq. 3
-            x_real = guided(nets.real, guidance, without_scale(s.cond), s.null)(x_t, t)   # mu_real
-            x_fake = self.fake(x_t, t, alpha, s, nets)                                    # mu_fake, never guided
+            x_real, x_fake = self.predictions(x_t, t, s, nets)                            # mu_real, mu_fake
             weight = weighting(self.weighting, "x", "x_real", "alpha", "sigma")(s.x, x_real, alpha, sigma)
             if self.reads_logits:
                 h = divergence.weight(self.divergence, nets.realism(x_t, t, s.cond))      # f-distill, r^2 f''(r)
@@ -77,6 +75,12 @@ class DistributionMatching:
         known = x_real.isfinite() & x_fake.isfinite()      # what the division makes is mended, a broken network is not
         return with_gradient(s.x, torch.where(known, torch.nan_to_num(grad), grad).to(s.x.dtype))
 
-    def fake(self, x_t: Tensor, t: Tensor, alpha: Tensor, s: Sample, nets: Nets) -> Tensor:
-        """mu_fake, or the prediction whose score is zero where the real score acts alone."""
-        return nets.fake(x_t, t, s.cond) if self.score == "both" else x_t / alpha
+    def predictions(self, x_t: Tensor, t: Tensor, s: Sample, nets: Nets) -> tuple[Tensor, Tensor]:
+        """What teacher and fake score take x_t for, which is diffused from s.x: the first guided, the second never.
+
+        Where the real score acts alone, the second is the prediction whose score is zero.
+        """
+        guidance = Guidance(s.cond.get(SCALE, self.guidance), self.guidance_interval, self.guidance_rescale)
+        x_real = guided(nets.real, guidance, without_scale(s.cond), s.null)(x_t, t)
+        x_fake = nets.fake(x_t, t, s.cond) if self.score == "both" else x_t / scales(nets.schedule, t, x_t)[0]
+        return x_real, x_fake

@@ -19,7 +19,7 @@ class Walk:
         """bad: {step done: value it logs}. act: called with the step done, while it is trained."""
         self.place, self.bad, self.act, self.asked = torch.zeros(3), bad or {}, act or (lambda step: None), []
 
-    cycle, recipe = 1, None
+    cycle, recipe, over = 1, None, False
 
     def updates(self, step):
         return step

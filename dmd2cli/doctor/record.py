@@ -1,0 +1,117 @@
+"""What a run folder says of its run: the recipe, the logged numbers, the circumstances."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from dmd2cli.errors import UserError
+from dmd2cli.recipe import Recipe, load
+from dmd2cli.recipe_files import packaged
+
+RECENT = 1 / 3
+"""Share of the measurements of a signal, the newest, that tell how things stand."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Of one run. A number that was not finite is NaN."""
+
+    folder: Path
+    recipe: Recipe
+    facts: Mapping[str, Any]
+    """run.json"""
+    rows: Sequence[Mapping[str, float]]
+    """Of metrics.jsonl, by rising step; not every row has every number."""
+
+    @property
+    def step(self) -> int:
+        """The newest logged step."""
+        return int(self.rows[-1]["step"]) if self.rows else 0
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Of all numbers that were ever logged, in the order of their first appearance."""
+        return list(dict.fromkeys(name for row in self.rows for name in row if name != "step"))
+
+    def series(self, name: str, every: int | None = None) -> list[tuple[int, float]]:
+        """(step, value) of a number. every: only steps at which it was measured, and not repeated since."""
+        found = [(int(row["step"]), row[name]) for row in self.rows if name in row]
+        return found if every is None else [(step, value) for step, value in found if step % every == 0]
+
+    def health(self, name: str) -> list[float]:
+        """All measurements of health/NAME that were logged."""
+        return [value for _, value in self.series(f"health/{name}")]
+
+    def recent(self, name: str) -> float | None:
+        """The median of the newest RECENT of a number's values; None if it was never finite."""
+        values = [value for _, value in self.series(name)]
+        newest = [value for value in values[-max(1, round(len(values) * RECENT)) :] if math.isfinite(value)]
+        return median(newest) if newest else None
+
+    def overall(self, name: str) -> float | None:
+        """The median of all of a number's values; None if it was never finite."""
+        values = [value for _, value in self.series(name) if math.isfinite(value)]
+        return median(values) if values else None
+
+    @cached_property
+    def packaged(self) -> str | None:
+        """The name of the packaged recipe that the run was started from."""
+        words = str(self.facts.get("command") or "").split()       # the words were joined without quotes
+        name = next((word for word in words[2:] if not word.startswith("-") and "=" not in word), "")
+        return Path(name).stem if Path(name).stem in packaged() else None
+
+    @cached_property
+    def reference(self) -> Recipe | None:
+        """The packaged recipe that the run was started from, without what was changed of it."""
+        try:
+            return load(packaged()[self.packaged]) if self.packaged is not None else None
+        except UserError:
+            return None
+
+
+def read(folder: Path) -> Record:
+    """Of a run folder. Raises UserError for one that holds no distillation, or nothing logged that can be read."""
+    if not (folder / "recipe.yaml").is_file():
+        raise UserError(f"{folder}: no run folder (there is no recipe.yaml in it); name one, such as runs/digits")
+    recipe = load(folder / "recipe.yaml")
+    file = folder / "metrics.jsonl"
+    if not file.is_file():
+        first = f"the first line comes at step {recipe.run.log_every} (run.log_every)"
+        raise UserError(f"{folder}: nothing is logged yet; {first}")
+    facts = folder / "run.json"
+    text = facts.read_text(encoding="utf-8", errors="replace") if facts.is_file() else ""
+    return Record(folder, recipe, as_json(text), rows(file))
+
+
+def rows(file: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl; one that a crash cut short is left out. Raises UserError if none can be read."""
+    found = list[dict[str, float]]()
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            row = as_json(line)
+            if math.isfinite(number(row.get("step"))):
+                found.append({name: number(value) for name, value in row.items()})
+    if not found:
+        raise UserError(f"{file}: no line of it can be read; is it the file of another program?")
+    return found
+
+
+def as_json(text: str) -> dict[str, Any]:
+    """An object, {} for anything else."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def number(value: Any) -> float:
+    """A logged value; null, and whatever is no number, is NaN."""
+    return float(value) if isinstance(value, (int, float)) else math.nan

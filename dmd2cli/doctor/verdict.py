@@ -1,0 +1,61 @@
+"""All rules over a run, as one verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from dmd2cli.doctor.causes import CAUSES
+from dmd2cli.doctor.finding import UNKNOWN, Finding, Rule
+from dmd2cli.doctor.record import Record
+from dmd2cli.doctor.symptoms import SYMPTOMS, symptoms
+
+RULES: Sequence[Rule] = (*CAUSES, *SYMPTOMS)
+FEWEST = 3
+"""Measurements of health before the absence of findings says anything."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """healthy, unhealthy, or too early to say."""
+
+    run: Path
+    verdict: Literal["healthy", "unhealthy", "too early"]
+    step: int
+    steps: int
+    findings: Sequence[Finding]
+    signals: dict[str, float]
+    """The newest state of all that the rules read."""
+    best: dict[str, Any] | None = None
+    """The step with the best validation so far, and its score."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "run": str(self.run), "findings": [asdict(found) for found in self.findings]}
+
+
+def diagnose(run: Record) -> Verdict:
+    """Ask all rules. A symptom's cause is what the rules with one cause have found, or unknown."""
+    causes = [one for rule in CAUSES if (one := rule.find(run)) is not None]
+    follow = [replace(one, cause=because(causes)) for one in symptoms(run)]
+    early = max((len(run.series(name)) for name in run.names if name.startswith("health/")), default=0) < FEWEST
+    verdict: Literal["healthy", "unhealthy", "too early"] = "too early" if early else "healthy"
+    names = [name for name in run.names if name.startswith(("health/", "validation/")) or name == "critic/lag"]
+    signals = {name: value for name in names if (value := run.recent(name)) is not None}
+    found = [*causes, *([] if early else follow)]
+    return Verdict(
+        run.folder, "unhealthy" if found else verdict, run.step, run.recipe.run.steps, found, signals, best(run)
+    )
+
+
+def because(causes: Sequence[Finding]) -> str:
+    """What a symptom follows from."""
+    return f"follows from {causes[0].rule}: {causes[0].cause}" if causes else UNKNOWN
+
+
+def best(run: Record) -> dict[str, Any] | None:
+    """The lowest validation score that was logged."""
+    scores = [(value, step) for step, value in run.series("validation/score") if value == value]
+    return {"score": min(scores)[0], "step": min(scores)[1]} if scores else None

@@ -1,0 +1,110 @@
+"""The signals of one measurement, of a distillation as it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from dmd2cli.core import calibration
+from dmd2cli.core.denoiser import Cond, Denoise, bind, guided
+from dmd2cli.core.noise import NoiseSchedule, diffuse, scales
+from dmd2cli.core.random import Rng
+from dmd2cli.data.base import Batch
+from dmd2cli.engine.distillation import Distillation
+from dmd2cli.engine.health import data, scores
+from dmd2cli.engine.health.probe import STUDENT, Probe, compared
+from dmd2cli.engine.health.validation import Drawing
+from dmd2cli.engine.watch import at
+
+ROWS = 64
+"""Samples that gap, gradients and accuracy are measured on, at most a micro-batch."""
+LEVELS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Noise, in standard deviations of the data, at which the teacher's one-step error is measured."""
+
+
+@dataclass
+class Health:
+    """Measures; one for each stage of a run."""
+
+    distillation: Distillation
+    probe: Probe
+    every: int
+    teacher: dict[str, Tensor] = field(default_factory=dict)
+    """What was measured of the teacher, once."""
+
+    def signals(self, source: Drawing, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
+        """All of them, as health/NAME, after the step that was trained on these batches."""
+        at("health")
+        d, rng = self.distillation, Rng(self.distillation.seed, step).stream("health")
+        found = self.appearance(source, step // self.every)
+        s = d.student(head(batches[0], ROWS), rng.stream("student"), grad=False)
+        found |= scores.gap(d, s, rng.stream("gap")) | scores.accuracy(d, s, rng.stream("accuracy"))
+        found |= scores.gradients(d, s, rng.stream("gradients"))
+        found |= data.conditions(batches, len(d.teacher.conditions)) | data.distinct(batches)
+        self.teacher = self.teacher or self.of_teacher()
+        return {f"health/{name}": value for name, value in (found | self.teacher).items()}
+
+    def appearance(self, source: Drawing, time: int) -> dict[str, Tensor]:
+        """The student's images against the teacher's, and its moving average against its weights.
+
+        ema: root mean square of what the average changes in a sample, in standard deviations of the samples.
+        """
+        with source(False) as student:
+            drawn = self.probe.draw(student, STUDENT, time)
+        found = compared(drawn, self.probe.of_teacher)
+        if self.distillation.generator.ema is not None:
+            with source(True) as averaged:
+                late = self.probe.draw(averaged, STUDENT, time)
+            found["ema"] = (late.x - drawn.x).square().mean().sqrt() / drawn.x.std().clamp(min=1e-8)
+        return found
+
+    def of_teacher(self) -> dict[str, Tensor]:
+        """Is it what its wrapper says (core.calibration), and how far does the recipe's guidance drive it?
+
+        teacher/error: the largest over LEVELS. teacher/slope: the one furthest from 0. teacher/guided_error: the error
+        of the guided prediction, where there is guidance. On the first real samples of the run, or where there are none
+        on the teacher's own.
+        """
+        d, loader, scale = self.distillation, self.probe.loader, self.probe.reference.guidance
+        first = loader(0, d.teacher, slice(0, min(ROWS, loader.micro_batch)))[0]
+        x, cond, null = (first.x, first.real_cond, first.null) if first.x is not None else self.own()
+        rng = Rng(d.seed, 0).stream("health/teacher")
+        errors, slopes = denoised(bind(d.nets.real, cond), d.nets.schedule, x, rng)
+        found = {"teacher/error": errors.max(), "teacher/slope": slopes[slopes.abs().argmax()]}
+        if scale != 1.0:
+            driven, _ = denoised(guided(d.nets.real, scale, cond, null), d.nets.schedule, x, rng)
+            found["teacher/guided_error"] = driven.max()
+        return found
+
+    def own(self) -> tuple[Tensor, Cond, Cond]:
+        """The teacher's samples, with their conditions and null conditions."""
+        drawn = self.probe.of_teacher
+        examples = [self.probe.examples[i] for i in drawn.groups]
+        return drawn.x, *self.probe.loader.encoded(self.probe.teacher, examples)
+
+
+@torch.no_grad()
+def denoised(denoise: Denoise, schedule: NoiseSchedule, x: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+    """One-step errors and slopes (core.calibration) at LEVELS of noise, as far as the schedule has them."""
+    errors, slopes = list[Tensor](), list[Tensor]()
+    for level in LEVELS:
+        t = schedule.time(torch.full((len(x),), level * float(x.std()), device=x.device)).clamp(0, 1).to(x.dtype)
+        alpha, sigma = scales(schedule, t, x)
+        x_t = diffuse(x, t, schedule, rng.normal(f"eps/{level}", x))
+        x_hat = denoise(x_t, t)
+        errors.append(calibration.error(x, x_t, x_hat, alpha, sigma))
+        slopes.append(calibration.slope(x, x_t, x_hat, alpha))
+    return torch.stack(errors).float(), torch.stack(slopes).float()
+
+
+def head(batch: Batch, n: int) -> Batch:
+    """The first n rows of a micro-batch, without its pairs."""
+    if len(batch) <= n:
+        return replace(batch, pair=None)
+    cond, null, real_cond = ({k: v[:n] for k, v in c.items()} for c in (batch.cond, batch.null, batch.real_cond))
+    x = None if batch.x is None else batch.x[:n]
+    rows = slice(batch.rows.start, batch.rows.start + n)
+    return Batch(rows, batch.total, cond, null, x, real_cond, batch.raw[:n])
