@@ -15,7 +15,7 @@ class Validation(Use):
     """A metric by registered name, with its options, of the student as it is published, and without its EMA."""
 
     every: Positive | None = Field(default=None, description="steps between two measurements; null = run.save_every")
-    n: Positive = Field(default=1000, description="images of the student")
+    n: Positive = Field(default=500, description="images of the student")
     patience: Positive | None = Field(default=None, description="end after so many without a better one; null = never")
 
 

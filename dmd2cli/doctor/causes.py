@@ -14,7 +14,7 @@ SKIPPED = 0.002
 """Share of a player's updates: one bad sample in a run is survived, more have a cause."""
 ERROR = 1.0
 """Of the best linear prediction's: a denoiser that errs more would do better to look at nothing."""
-SLOPE = 0.08
+SLOPE = 0.2
 """Share of the noise that is left in or taken out too much."""
 CONDITIONS = 0.5
 DISTINCT = 0.8
@@ -26,7 +26,7 @@ LAG = 0.05
 GRADIENT = 12.0
 GUIDED = 3.0
 """Of the best linear prediction's error, again."""
-AVERAGE = 1.25
+AVERAGE = 1.5
 """Of the metric without the moving average, for a metric of which less is better."""
 
 

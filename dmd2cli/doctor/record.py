@@ -38,11 +38,24 @@ class Record:
     @cached_property
     def names(self) -> list[str]:
         """Of all numbers that were ever logged, in the order of their first appearance."""
-        return list(dict.fromkeys(name for row in self.rows for name in row if name != "step"))
+        return list(self.columns)
+
+    @cached_property
+    def columns(self) -> dict[str, tuple[list[int], list[float]]]:
+        """(steps, values) of every number, in one pass over the rows: a run may have logged a hundred thousand."""
+        found = dict[str, tuple[list[int], list[float]]]()
+        for row in self.rows:
+            step = int(row["step"])
+            for name, value in row.items():
+                if name != "step":
+                    steps, values = found.setdefault(name, ([], []))
+                    steps.append(step)
+                    values.append(value)
+        return found
 
     def series(self, name: str, every: int | None = None) -> list[tuple[int, float]]:
         """(step, value) of a number. every: only steps at which it was measured, and not repeated since."""
-        found = [(int(row["step"]), row[name]) for row in self.rows if name in row]
+        found = list(zip(*self.columns.get(name, ([], [])), strict=True))
         return found if every is None else [(step, value) for step, value in found if step % every == 0]
 
     def health(self, name: str) -> list[float]:

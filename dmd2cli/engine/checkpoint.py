@@ -31,6 +31,7 @@ from dmd2cli.engine.agreement import agree, leads, whole_or_nothing
 from dmd2cli.engine.disk import gib, room, sha256, sync, write_json, write_text
 from dmd2cli.engine.stored import MANIFEST, latest, manifest, name, newest, seal, steps, verify
 from dmd2cli.errors import UserError
+from dmd2cli.recipe_health import SCORE
 from dmd2cli.recipe_parts import Keep
 
 __all__ = [
@@ -124,7 +125,7 @@ def _retain(folder: Path, newest: int, keep: Keep) -> None:
         (folder / "best").unlink(missing_ok=True)
     for step in found.keys() - retention.stay(found, keep):
         retention.drop(folder / name(step))
-    if keep.best and keep.by is not None and not any(keep.by in values for values in found.values()):
+    if keep.best and keep.by not in (None, SCORE) and not any(keep.by in values for values in found.values()):
         known = ", ".join(sorted(found[newest])) or "none"
         raise UserError(f"run.keep.by: no logged value is called {keep.by}; there are {known}; step {newest} is saved")
 

@@ -57,5 +57,6 @@ def critic_lag(d: Distillation, batches: Sequence[Batch], step: int) -> Tensor:
 def go_on(player: Player, start: Mapping[str, Tensor], factor: float) -> None:
     """Move the weights of a player to `factor` times as far from where they started."""
     for name, p in player.named.items():
-        here, there = local(p), local(start[name])
+        here = local(p)
+        there = local(start[name]).to(here.device)
         here.sub_(there).mul_(factor).add_(there)

@@ -18,6 +18,7 @@ from dmd2cli.engine.loss_scale import LossScale
 from dmd2cli.engine.parallel import ALONE, World
 from dmd2cli.engine.ratios import update_ratio
 from dmd2cli.engine.sharding import local
+from dmd2cli.engine.writer import copied
 from dmd2cli.recipe import Averaged, Optimiser, Run
 
 
@@ -198,8 +199,8 @@ class Player:
 
     @contextmanager
     def borrowed(self) -> Iterator[Mapping[str, Any]]:
-        """Whatever is done to it inside is undone afterwards. Gives the state that it will have again."""
-        held, guard = tree_map(lambda x: x.clone(), self.state()), self.guard
+        """Whatever is done to it inside is undone afterwards. Gives the state that it will have again, on the CPU."""
+        held, guard = copied(self.state()), self.guard
         self.guard = Guard(self.device, self.agree)
         try:
             yield held

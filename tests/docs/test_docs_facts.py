@@ -13,6 +13,7 @@ from dmd2cli import registry
 from dmd2cli.core.divergence import DIVERGENCES
 from dmd2cli.engine.run import FREE
 from dmd2cli.recipe_files import packaged, presets
+from dmd2cli.recipe_health import Health, Validation
 from dmd2cli.recipe_parts import (
     Averaged,
     Critic,
@@ -92,7 +93,7 @@ def test_every_committed_result_is_on_the_page_with_its_picture():
         assert "/" not in held.get("command", "").replace("benchmarks/", "")
 
 
-PARTS = [Recipe, PretrainRecipe, Student, GuidanceRange, Critic, Head, Averaged, Term, Data, Pairs, Run]
+PARTS = [Recipe, PretrainRecipe, Student, GuidanceRange, Critic, Head, Averaged, Term, Data, Pairs, Health, Validation, Run]
 
 
 @pytest.mark.parametrize("part", PARTS)

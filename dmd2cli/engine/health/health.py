@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -20,7 +20,7 @@ from dmd2cli.engine.health.validation import Drawing
 from dmd2cli.engine.watch import at
 
 ROWS = 64
-"""Samples that gap, gradients and accuracy are measured on, at most a micro-batch."""
+"""Samples that gap, gradients and accuracy are measured on, and at most a micro-batch of them the teacher."""
 LEVELS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Noise, in standard deviations of the data, at which the teacher's one-step error is measured."""
 
@@ -40,9 +40,8 @@ class Health:
         at("health")
         d, rng = self.distillation, Rng(self.distillation.seed, step).stream("health")
         found = self.appearance(source, step // self.every)
-        s = d.student(head(batches[0], ROWS), rng.stream("student"), grad=False)
-        found |= scores.gap(d, s, rng.stream("gap")) | scores.accuracy(d, s, rng.stream("accuracy"))
-        found |= scores.gradients(d, s, rng.stream("gradients"))
+        samples = (d.student(part, rng.stream("student"), grad=False) for part in heads(batches, ROWS))
+        found |= mean([scores.all_of(d, s, rng.at(s.rows, s.total)) for s in samples])
         found |= data.conditions(batches, len(d.teacher.conditions)) | data.distinct(batches)
         self.teacher = self.teacher or self.of_teacher()
         return {f"health/{name}": value for name, value in (found | self.teacher).items()}
@@ -98,6 +97,20 @@ def denoised(denoise: Denoise, schedule: NoiseSchedule, x: Tensor, rng: Rng) -> 
         errors.append(calibration.error(x, x_t, x_hat, alpha, sigma))
         slopes.append(calibration.slope(x, x_t, x_hat, alpha))
     return torch.stack(errors).float(), torch.stack(slopes).float()
+
+
+def heads(batches: Sequence[Batch], n: int) -> Iterator[Batch]:
+    """The first n rows of a step's batch, in its micro-batches."""
+    for batch in batches:
+        if n > 0:
+            yield head(batch, n)
+        n -= len(batch)
+
+
+def mean(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Of every number over the micro-batches that have it."""
+    names = dict.fromkeys(name for one in found for name in one)
+    return {name: torch.stack([one[name].float() for one in found if name in one]).mean() for name in names}
 
 
 def head(batch: Batch, n: int) -> Batch:

@@ -22,6 +22,15 @@ BANDS = 4
 """Noise bands, equal parts of the clock from t_min to t_max of distribution_matching; band-0 has the least noise."""
 
 
+def all_of(d: Distillation, s: Sample, rng: Rng) -> dict[str, Tensor]:
+    """Everything below, of one micro-batch of samples."""
+    return {
+        **gap(d, s, rng.stream("gap")),
+        **accuracy(d, s, rng.stream("accuracy")),
+        **gradients(d, s, rng.stream("gradients")),
+    }
+
+
 @torch.no_grad()
 def gap(d: Distillation, s: Sample, rng: Rng) -> dict[str, Tensor]:
     """How far apart the two scores are in each noise band, as a share of how far the teacher would move the sample.
@@ -34,12 +43,12 @@ def gap(d: Distillation, s: Sample, rng: Rng) -> dict[str, Tensor]:
     if term is None:
         return {}
     nets, width = d.nets_for(s.call), (term.t_max - term.t_min) / BANDS
-    band = torch.arange(len(s.x), device=s.x.device) % BANDS
+    band = torch.arange(s.rows.start, s.rows.start + len(s.x), device=s.x.device) % BANDS
     t = term.t_min + width * (band + rng.uniform("t", s.x))
     x_t = diffuse(s.x, t, nets.schedule, rng.normal("eps", s.x))
     x_real, x_fake = term.predictions(x_t, t, s, nets)
     share = (x_real - x_fake).abs().flatten(1).mean(1) / (s.x - x_real).abs().flatten(1).mean(1).clamp(min=1e-8)
-    return {f"gap/band-{b}": share[band == b].mean() for b in range(min(BANDS, len(s.x)))}
+    return {f"gap/band-{b}": share[band == b].mean() for b in sorted({*band.tolist()})}
 
 
 def gradients(d: Distillation, s: Sample, rng: Rng) -> dict[str, Tensor]:

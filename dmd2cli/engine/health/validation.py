@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.distributed as dist
@@ -57,6 +59,12 @@ class Validator:
             self.best, self.step, self.since = found[SCORE], step, 0
         return {name: torch.tensor(value) for name, value in found.items()}
 
+    @cached_property
+    def fresh(self) -> Metric:
+        """The metric before it has seen anything: what it knows of real data is worked out once."""
+        made: Metric = build("metrics", self.asked, "health.validation")
+        return made
+
     def value(self, source: Drawing, averaged: bool) -> tuple[float, bool]:
         """The metric of n images, drawn by all ranks and measured by the first; and whether lower is better."""
         raw = [self.conditions[i % len(self.conditions)] for i in range(self.asked.n)]
@@ -64,7 +72,7 @@ class Validator:
             images = self.images(drawing, raw)
 
         def measure() -> tuple[float, bool]:
-            metric: Metric = build("metrics", self.asked, "health.validation")
+            metric = deepcopy(self.fresh)
             metric.update(images, raw)
             return float(metric.compute()["value"]), "lower" in str(metric.protocol["direction"])
 
