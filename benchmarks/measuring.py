@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import time
@@ -15,6 +13,7 @@ from pathlib import Path
 import torch
 from edm import seconds
 
+from dmd2cli.engine.speed import hardware as hardware
 from dmd2cli.errors import UserError
 
 
@@ -41,14 +40,6 @@ def ratio(a: Sequence[float], b: Sequence[float]) -> dict[str, float]:
 def shown(found: dict[str, float], form: str = ".3f") -> str:
     """A spread for people."""
     return f"{found['median']:{form}} ({found['low']:{form}} to {found['high']:{form}})"
-
-
-def hardware(device: torch.device, threads: int | None = None) -> str:
-    """What was measured on."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} CPU cores ({platform.machine()}), {threads or torch.get_num_threads()} threads"
 
 
 class Machine:

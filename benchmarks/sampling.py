@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from measuring import Machine, described, ended, hardware, spent, tell
 
 from dmd2cli import published
 from dmd2cli.engine import build, runtime
+from dmd2cli.engine.speed import WARM, once, percentiles
 from dmd2cli.errors import UserError
 from dmd2cli.recipe import load
 from dmd2cli.samplers.few_step import FewStep
@@ -75,19 +75,15 @@ def row(source: Source, batch: int, repeats: int) -> dict:
     latency, ratios = list[float](), list[float]()
 
     def drawn() -> None:
-        started = time.perf_counter()
-        list(source.draw(raw, 0, batch=batch))                         # ends with a copy to the CPU
-        latency.append(time.perf_counter() - started)
+        latency.append(once(source, raw))
 
-    for i in range(repeats + 2):
+    for i in range(repeats + WARM):
         pair = {"drawn": drawn, "bare": plain}
         took = {name: spent(pair[name], device) for name in sorted(pair, reverse=bool(i % 2))}
         ratios.append(took["drawn"] / took["bare"])
-    latency, ratios = latency[2:], ratios[2:]
-    shares = statistics.quantiles(latency, n=100, method="inclusive") if len(latency) > 1 else latency * 99
-    percentiles = {f"p{p}_s": shares[p - 1] for p in (50, 90, 99)}
-    speed = {"images_per_s": batch / statistics.median(latency), "calls": source.sampler.nfe}
-    return {"batch": batch, **speed, **percentiles, "ratio": statistics.median(ratios)}
+    latency, ratios = latency[WARM:], ratios[WARM:]
+    speed = {"images_per_s": batch / statistics.median(latency), "calls": source.nfe}
+    return {"batch": batch, **speed, **percentiles(latency), "ratio": statistics.median(ratios)}
 
 
 def measure(args: argparse.Namespace) -> dict:

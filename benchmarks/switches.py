@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from pathlib import Path
-
 import torch
 from cycle_parts import Parts
 from edm import forget
@@ -12,6 +9,7 @@ from measuring import ratio, spent
 
 from dmd2cli.engine import room, runtime
 from dmd2cli.engine.distill import DistillJob, job
+from dmd2cli.engine.speed import reset_peak
 from dmd2cli.errors import UserError
 from dmd2cli.recipe import Recipe, load
 
@@ -59,15 +57,6 @@ def train(recipe: Recipe, device: torch.device, cycles: int) -> dict:
     shares = {name: found / cycles for name, found in by_part.items()}
     row = {"cycle_s": whole / cycles, "data_wait_s": parts.wait / cycles, "parts_s": shares, "warm_up_s": warm}
     return {**row, "peak_gib": peak / 2**30 if peak is not None else None}
-
-
-def reset_peak(device: torch.device) -> None:
-    """Memory is measured from here."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif (place := Path("/proc/self/clear_refs")).exists():
-        place.write_text("5")
 
 
 def in_turn(plain: Recipe, recipe: Recipe, device: torch.device, cycles: int) -> dict:

@@ -103,7 +103,7 @@ class Critic(Optimiser):
     lora: Lora | None = Field(None, description="of the fake score; null = all weights learn")
     per_call: bool = Field(default=False, description="a critic for each call of the student; one learns their mixture")
     warmup: int = Field(0, ge=0, description="critic updates before the first of the generator")
-    lag_every: Positive | None = Field(500, description="steps between measurements of the critic's lag; null = never")
+    lag_every: Positive | None = Field(1000, description="steps between measurements of the critic's lag; null = never")
 
 
 class Data(Part):

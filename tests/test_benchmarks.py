@@ -294,6 +294,12 @@ def test_a_trained_student_is_measured_with_its_teacher(monkeypatch, tmp_path):
     assert found["rows"]["student"][0]["calls"] == 1 and found["rows"]["teacher"][0]["calls"] == 35
 
 
+def test_the_signals_of_health_are_timed(monkeypatch, tmp_path, capsys):
+    found = made("health", monkeypatch, tmp_path)
+    assert set(found["rows"]) == {"signals", "critic's lag", "validation"}
+    assert found["share"] == pytest.approx(sum(row["s"] / found["step_s"] / row["every"] for row in found["rows"].values()))
+
+
 def test_the_overhead_of_a_run_is_taken_apart(monkeypatch, tmp_path, capsys):
     found = made("overhead", monkeypatch, tmp_path)
     row = found["trainer"]
