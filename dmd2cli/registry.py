@@ -1,6 +1,7 @@
 """Plugins by kind and name, from entry points: listing imports nothing, loading imports one module.
 
-DMD2_PLUGINS=none hides every distribution but our own, DMD2_PLUGINS=a,b shows a and b besides it.
+DMD2_PLUGINS=none hides every distribution but our own, DMD2_PLUGINS=a,b shows a and b besides it. Whatever is wrong
+with a distribution is a problem of its own names: it is told, and every other name works.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, distributions
 from importlib.util import find_spec
 from typing import Any
 
@@ -33,6 +34,11 @@ KINDS = {
     "students": "published student",
 }
 """Kind (entry-point group without "dmd2.") -> what one of them is called in messages."""
+
+API = 1
+"""Version of the plugin API: docs/plugins.md says what each changed. A package may state its own as DMD2_API."""
+OLDEST = 1
+"""The oldest version that plugins may have been written for."""
 
 _overrides: dict[tuple[str, str], object] = {}
 
@@ -59,9 +65,11 @@ def load(kind: str, name: str) -> Any:
         return _overrides[kind, name]
     entry = _only(kind, name)
     try:
-        return entry.load()
-    except Exception as err:
+        found = entry.load()
+    except (Exception, SystemExit) as err:
         raise import_problem(kind, name, err) from err
+    _check_api(kind, entry)
+    return found
 
 
 def describe(kind: str) -> list[Plugin]:
@@ -71,6 +79,11 @@ def describe(kind: str) -> list[Plugin]:
         for name, entries in sorted(_found(kind).items())
         for entry in entries
     ]
+
+
+def problems() -> list[str]:
+    """What is wrong with distributions whose metadata cannot be read: their names are missing from every kind."""
+    return list(_installed(tuple(sys.path))[1])
 
 
 @contextmanager
@@ -85,12 +98,12 @@ def override(kind: str, name: str, obj: object) -> Iterator[None]:
         _overrides.update(before)
 
 
-def import_problem(kind: str, name: str, err: Exception) -> UserError:
+def import_problem(kind: str, name: str, err: BaseException) -> UserError:
     """What to tell a person whose plugin failed to import: the missing package, or whose fault it is."""
     entry = _only(kind, name)
     distribution, version = _origin(entry)
     missing = (err.name or "").partition(".")[0] if isinstance(err, ModuleNotFoundError) else ""
-    if missing and missing != entry.module.partition(".")[0] and find_spec(missing) is None:
+    if missing and missing != _package(entry) and find_spec(missing) is None:
         package = f"'{distribution}[{','.join(entry.extras)}]'" if entry.extras else missing
         return UserError(f"{KINDS[kind]} '{name}' needs {missing}: pip install {package}")
     return UserError(
@@ -108,11 +121,59 @@ def _found(kind: str) -> dict[str, list[EntryPoint]]:
 def _scan(kind: str, shown: str | None, path: tuple[str, ...]) -> dict[str, list[EntryPoint]]:
     """Entry points by name. `path` is sys.path: there only to make the cache notice that it changed."""
     found: dict[str, list[EntryPoint]] = {}
-    allowed = {_normal(name) for name in ["dmd2cli", *(shown or "").split(",")]}
-    for entry in entry_points(group=f"dmd2.{kind}"):
-        if shown is None or _normal(_origin(entry)[0]) in allowed:
+    allowed = {normal(name) for name in ["dmd2cli", *(shown or "").split(",")]}
+    for entry in _installed(path)[0]:
+        if entry.group == f"dmd2.{kind}" and (shown is None or normal(_origin(entry)[0]) in allowed):
             found.setdefault(entry.name, []).append(entry)
     return found
+
+
+@lru_cache
+def _installed(path: tuple[str, ...]) -> tuple[list[EntryPoint], list[str]]:
+    """All our entry points, and what is wrong with distributions that cannot be read. Of two of a name the first."""
+    found, problems, seen = list[EntryPoint](), list[str](), set[str]()
+    for distribution in distributions():
+        try:
+            text = distribution.read_text("entry_points.txt") or ""
+            if "[dmd2." not in text:
+                continue
+            name, entries = _read(distribution)
+        except Exception as err:                           # whatever it is, it must not reach the other distributions
+            where = getattr(distribution, "_path", "a distribution")
+            said = " ".join(str(err).split())
+            problems.append(f"{where}: cannot be read ({type(err).__name__}: {said}); install it again, or remove it")
+            continue
+        if name not in seen:
+            found += entries
+        seen.add(name)
+    return found, problems
+
+
+def _read(distribution: Distribution) -> tuple[str, list[EntryPoint]]:
+    """A distribution's name, and its entry points in our groups. Raises whatever its metadata makes it."""
+    name, version = distribution.metadata["Name"], distribution.version
+    if not name or not version:
+        raise ValueError("METADATA has no name and version")
+    return normal(name), [entry for entry in distribution.entry_points if entry.group.startswith("dmd2.")]
+
+
+def _check_api(kind: str, entry: EntryPoint) -> None:
+    """Raise UserError if the package of an entry point states another version of the plugin API than we have."""
+    stated = getattr(sys.modules.get(_package(entry)), "DMD2_API", API)
+    if isinstance(stated, int) and OLDEST <= stated <= API:
+        return
+    distribution, version = _origin(entry)
+    newer = isinstance(stated, int) and stated > API
+    ours = f"this dmd2cli has {API}" if OLDEST == API else f"this dmd2cli has {OLDEST} to {API}"
+    raise UserError(
+        f"{KINDS[kind]} '{entry.name}' of {distribution} {version} is written for plugin API {stated!r}, and {ours}: "
+        f"update {'dmd2cli' if newer else distribution}"
+    )
+
+
+def _package(entry: EntryPoint) -> str:
+    """The top-level package that an entry point names, also where the entry is malformed."""
+    return entry.value.partition(":")[0].partition(".")[0].strip()
 
 
 def _only(kind: str, name: str) -> EntryPoint:
@@ -135,5 +196,6 @@ def _origin(entry: EntryPoint) -> tuple[str, str]:
     return entry.dist.metadata["Name"], entry.dist.version
 
 
-def _normal(distribution: str) -> str:
+def normal(distribution: str) -> str:
+    """A name as packages are compared: my_plugin, My.Plugin and my-plugin are one."""
     return re.sub(r"[-_.]+", "-", distribution).lower().strip()

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dmd2cli.testing import check_reward
-from dmd2cli.testing_teacher import toy
+from dmd2cli.testing import check_reward, toy
 
 
 def complaint(*args):

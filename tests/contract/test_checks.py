@@ -27,8 +27,8 @@ from dmd2cli.testing import (
     check_schedule,
     check_teacher,
     check_weighting,
+    toy,
 )
-from dmd2cli.testing_teacher import toy
 
 
 def complaint(check, *args):

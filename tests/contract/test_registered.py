@@ -20,6 +20,7 @@ from dmd2cli.student import load_student
 from dmd2cli.testing import (
     check_dataset,
     check_exporter,
+    check_extractor,
     check_loss,
     check_metric,
     check_reward,
@@ -27,7 +28,6 @@ from dmd2cli.testing import (
     check_teacher,
     check_weighting,
 )
-from dmd2cli.testing_extractor import check_extractor
 
 CASES = {
     "teachers": [

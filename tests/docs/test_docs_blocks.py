@@ -45,7 +45,7 @@ def test_a_block_has_a_language_that_is_run_or_only_shown(block):
 def test_the_commands_and_the_python_of_a_page_run(page, here, monkeypatch):
     namespace = {"__name__": "__main__"}
     for block in blocks(page):
-        if block.language in RUN and not block.mark:
+        if (block.language in RUN or block.title) and not block.mark:
             run(block, namespace, monkeypatch)
 
 
@@ -55,7 +55,10 @@ def test_a_quotation_is_verbatim(block):
     assert any(textwrap.indent(block.text, " " * n) in source for n in (0, 4, 8)), f"{block.reason} reads otherwise now"
 
 
-@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "yaml" and not b.mark], ids=lambda b: b.name)
+YAML = [block for block in BLOCKS if block.language == "yaml" and not (block.mark or block.title)]
+
+
+@pytest.mark.parametrize("block", YAML, ids=lambda b: b.name)
 def test_a_recipe_is_strict_yaml_and_a_whole_one_loads(block, tmp_path):
     keys = parse(block.text, lambda line: f"{block.name}+{line}").data
     if {"teacher", "extends"} & keys.keys():

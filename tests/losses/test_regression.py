@@ -13,7 +13,7 @@ from dmd2cli.errors import UserError
 from dmd2cli.losses.perceptual import lpips_vgg
 from dmd2cli.losses.regression import Regression
 from dmd2cli.protocols import Pair, Sample
-from dmd2cli.testing_teacher import toy
+from dmd2cli.testing import toy
 
 SHAPE = (1, 8, 8)
 

@@ -14,8 +14,7 @@ from dmd2cli.core.random import Rng
 from dmd2cli.errors import UserError
 from dmd2cli.losses.reward import Reward, reward, some_conditions
 from dmd2cli.protocols import Sample
-from dmd2cli.testing import check_loss
-from dmd2cli.testing_teacher import toy
+from dmd2cli.testing import check_loss, toy
 
 CPU = torch.device("cpu")
 NETS = SimpleNamespace(decoders={"full": to_rgb, "tiny": lambda x: to_rgb(x.flip(-1) / 2)}, generator=nn.Linear(1, 1))

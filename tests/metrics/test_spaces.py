@@ -12,7 +12,7 @@ from pictured import pictures, save
 from dmd2cli import registry
 from dmd2cli.errors import UserError
 from dmd2cli.features import Features, Space, space
-from dmd2cli.testing_extractor import check_extractor
+from dmd2cli.testing import check_extractor
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,47 @@
+"""What the tests of third-party plugins share."""
+
+import sys
+
+import pytest
+import torch
+
+from dmd2cli.cli import app as cli
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Toy networks are quickest on one, and other workers have the rest."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A folder of installed distributions, first on sys.path; what is imported meanwhile is forgotten afterwards."""
+    before, path = set(sys.modules), list(sys.path)
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    yield folder
+    sys.path[:] = path
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None) or ""
+        if file.startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def dmd2(monkeypatch, capfd):
+    """Run the command in this process; returns (exit code, stdout, stderr)."""
+
+    def dmd2(*args):
+        monkeypatch.setattr(sys, "argv", ["dmd2", *map(str, args)])
+        try:
+            cli.main()
+        except SystemExit as stop:
+            return stop.code or 0, *capfd.readouterr()
+        return 0, *capfd.readouterr()
+
+    return dmd2
