@@ -120,11 +120,14 @@ def as_json(text: str) -> dict[str, Any]:
     """An object, {} for anything else."""
     try:
         found = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def number(value: Any) -> float:
     """A logged value; null, and whatever is no number, is NaN."""
-    return float(value) if isinstance(value, (int, float)) else math.nan
+    try:
+        return float(value) if isinstance(value, (int, float)) else math.nan
+    except OverflowError:                                      # an integer of hundreds of digits
+        return math.nan
