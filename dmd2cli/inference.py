@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +14,6 @@ from torch import Tensor, nn
 
 from dmd2cli.adapters import View
 from dmd2cli.core.denoiser import Preconditioned
-from dmd2cli.data.pair_files import fingerprint
 from dmd2cli.errors import UserError
 from dmd2cli.samplers.few_step import FewStep
 from dmd2cli.source import Source, Start
@@ -118,15 +115,3 @@ def opened(path: Path) -> Image.Image:
         raise UserError(f"{path}: no such file") from None
     except (OSError, SyntaxError, ValueError) as err:
         raise UserError(f"{path}: not a picture that can be read ({' '.join(str(err).split())[:100]})") from None
-
-
-def identity(source: Source) -> str:
-    """Which network it is, in 16 digits: of an adapter, the base and the adapter."""
-    network = source.network
-    if not network.state_dict():
-        weights: Any = dict(source.teacher.details)
-    elif isinstance(network, View):
-        weights = [fingerprint(network), fingerprint(network.lora)]
-    else:
-        weights = fingerprint(network)
-    return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()[:16]

@@ -18,7 +18,8 @@ FILE_LINES, FUNCTION_LINES = 250, 40
 MEDIAN_FILE, MEDIAN_FUNCTION, P90_FUNCTION = 155, 8, 36
 WAIVERS: dict[str, int] = {
     "dmd2cli/protocols.py": 290,                           # the one file a plugin author reads
-    "dmd2cli/cli/eval.py::evaluate": 46,                   # the options of a command are its signature
+    "dmd2cli/cli/eval.py::evaluate": 50,                   # the options of a command are its signature
+    "dmd2cli/cli/compare.py::compare": 47,                 # the options of a command are its signature
     "dmd2cli/cli/sample.py::sample": 64,                   # the options of a command are its signature
 }
 """Path or path::function -> the length it may have instead, with the reason beside it."""

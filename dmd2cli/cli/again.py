@@ -14,9 +14,9 @@ from dmd2cli.cli.drawing import Wishes
 from dmd2cli.errors import UserError
 
 if TYPE_CHECKING:
+    from dmd2cli.draws import Draws
     from dmd2cli.engine.generate import Order
     from dmd2cli.protocols import Raw
-    from dmd2cli.source import Source
 
 
 MOST = 10_000
@@ -30,8 +30,9 @@ class Drawn:
     seed: int
     student: str | None = None
     teacher: str | None = None
+    pipeline: str | None = None
     network: str | None = None
-    """inference.identity()."""
+    """identity() of what drew."""
     device: str = "cpu"
     """cpu, cuda or mps: each has random numbers of its own."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -47,15 +48,15 @@ class Drawn:
     seeds: list[int] | None = None
 
 
-def about(subject: str, teacher: bool, wishes: Wishes, order: Order) -> dict[str, Any]:
-    """What all files of an order say; the rest is of each image."""
+def about(subject: str, kind: str, wishes: Wishes, order: Order) -> dict[str, Any]:
+    """What all files of an order say; the rest is of each image. kind: student, teacher or pipeline."""
     source, image = order.source, wishes.init_image
     return {
-        "teacher" if teacher else "student": subject,
+        kind: subject,
         "network": order.network,
         **calls(source),
         "guidance": source.guidance,
-        "size": [side * source.factor for side in source.teacher.shape[1:]],
+        "size": list(source.size),
         "options": wishes.given,
         **({"init_image": digest(image)} if image else {}),
         "device": source.device.type,
@@ -63,10 +64,13 @@ def about(subject: str, teacher: bool, wishes: Wishes, order: Order) -> dict[str
     }
 
 
-def calls(source: Source) -> dict[str, Any]:
+def calls(source: Draws) -> dict[str, Any]:
     """A student's times, as timesteps too where its teacher has a table; how often a teacher is called."""
+    from dmd2cli.source import Source
     from dmd2cli.student import native
 
+    if not isinstance(source, Source):
+        return {"sampler": source.how["sampler"]["use"], "steps": source.how["sampler"]["steps"]}
     if (times := getattr(source.sampler, "times", None)) is None:
         return {"sampler": type(source.sampler).__name__, "calls": source.sampler.nfe}
     steps = native(source.teacher.schedule, times).get("timesteps")
@@ -104,7 +108,7 @@ def recall(path: Path) -> Drawn:
         found = TypeAdapter(Drawn).validate_python({**said, "conditions": conditions(said)})
         TypeAdapter(Wishes).validate_python(Wishes(**found.options))
         row, of = found.row or (0, 1)
-        if (found.student is None) == (found.teacher is None) or not 0 <= row < of <= MOST:
+        if [found.student, found.teacher, found.pipeline].count(None) != 2 or not 0 <= row < of <= MOST:
             raise ValueError("not as it was written")
     except (KeyError, TypeError, ValueError, ValidationError):
         raise UserError(f"--from {path}: what it says of how it was drawn cannot be read; draw it anew") from None

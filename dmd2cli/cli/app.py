@@ -14,7 +14,24 @@ from typing import Annotated
 import typer
 
 from dmd2cli import __version__
-from dmd2cli.cli import convert, data, demo, distill, env, eval, export, pairs, plan, plugins, pretrain, recipes, sample
+from dmd2cli.cli import (
+    convert,
+    data,
+    demo,
+    distill,
+    doctor,
+    env,
+    eval,
+    export,
+    pairs,
+    plan,
+    plugins,
+    pretrain,
+    recipes,
+    report,
+    sample,
+    study,
+)
 from dmd2cli.errors import Diverged, UserError
 
 _ADVICE = {
@@ -39,17 +56,20 @@ app = typer.Typer(
 )
 app.command()(distill.distill)
 app.command()(sample.sample)
-app.command("eval")(eval.evaluate)
 app.command()(export.export)
 app.command()(pretrain.pretrain)
 app.command()(pairs.pairs)
 app.command()(convert.convert)
 app.command()(plan.plan)
+app.command()(doctor.doctor)
+app.command()(report.report)
 app.command()(demo.demo)
 app.command()(env.env)
 app.add_typer(data.app, name="data")
+app.add_typer(eval.app, name="eval")
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(recipes.app, name="recipes")
+app.add_typer(study.app, name="study")
 
 
 def _print_version(wanted: bool) -> None:

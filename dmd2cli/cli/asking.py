@@ -10,9 +10,10 @@ from typing import Any
 from dmd2cli.cli.readying import Measure
 from dmd2cli.cli.subject import count
 from dmd2cli.data.base import condition
+from dmd2cli.draws import Reads
 from dmd2cli.errors import UserError
 from dmd2cli.prompt_list import PromptList, of_texts
-from dmd2cli.protocols import Raw, Teacher
+from dmd2cli.protocols import Raw
 
 SAMPLES = 5000
 """Drawn if nobody says how many, and at most where prompts are those that a recipe trains with."""
@@ -34,22 +35,22 @@ class Round:
 
 def rounds(
     measures: Sequence[Measure],
-    teacher: Teacher,
+    reads: Reads,
     name: str,
     n: int | None,
     own: Callable[[], PromptList | None] | None = None,
 ) -> list[Round]:
     """Metrics, those with the same prompts together. own: the prompts of the subject's recipe, where it has one.
 
-    Raises UserError for prompts that the teacher does not read, and for a teacher of prompts without any.
+    Raises UserError for prompts that are not read, and for a subject that reads prompts without any.
     """
-    if not teacher.prompts:
-        reads = "class labels" if teacher.conditions else "no conditions"
+    if not reads.prompts:
+        what = "class labels" if reads.conditions else "no conditions"
         for m in measures:
             if m.prompts is not None:
-                raise UserError(f"--prompts: {name} reads {reads}, no prompts; leave --prompts out")
+                raise UserError(f"--prompts: {name} reads {what}, no prompts; leave --prompts out")
             if getattr(m.metric, "reads_prompts", False):
-                raise UserError(f"{m.metric.name}: compares images with prompts, and {name} reads {reads}; drop it")
+                raise UserError(f"{m.metric.name}: compares images with prompts, and {name} reads {what}; drop it")
         return [Round(measures, range(len(measures)), count(n, SAMPLES))]
     listed = _listed(measures, name, own)
     found = []

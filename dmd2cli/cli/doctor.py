@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 def doctor(
     subject: Annotated[str, typer.Argument(metavar="RUN | RECIPE", help="A run folder, or a recipe before training.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Of a recipe.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Of a recipe: clean samples to measure on.")] = None,
+    updates: Annotated[int | None, typer.Option(help="Of a recipe: to weigh the GAN over; 0 = leave it out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say whether a run is healthy: every signal that is not, its usual cause, and what to change."""
+    """Say whether a run is healthy, or a recipe's teacher what it says: all that is wrong, why, what to change."""
     import json
 
     from dmd2cli.doctor.record import read
@@ -26,7 +28,13 @@ def doctor(
 
     folder = Path(subject)
     if not folder.is_dir():
-        raise UserError(f"{subject}: no run folder")
+        from dmd2cli.cli import preflight
+
+        preflight.show(subject, overrides or [], samples, updates, as_json)
+        return
+    if samples is not None or updates is not None:
+        option = "--samples" if samples is not None else "--updates"
+        raise UserError(f"{option}: is for a recipe, and {subject} is a run; leave it out")
     if overrides:
         raise UserError(f"{overrides[0]}: a run has its recipe already; leave KEY=VALUE out, or name a recipe")
     found = diagnose(read(folder))

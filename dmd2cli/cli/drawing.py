@@ -44,6 +44,8 @@ class Wishes:
     lora_weight: float | None = None
     init_image: str | None = None
     strength: float | None = None
+    lora: str | None = None
+    scheduler: str | None = None
 
     @property
     def given(self) -> dict[str, Any]:
@@ -84,6 +86,7 @@ def told(flag: str | None = None) -> Iterator[None]:
 
 def of_student(found: Student, wishes: Wishes) -> Student:
     """A student as it is asked for. Raises UserError for what it cannot be."""
+    of_pipelines(wishes)
     if wishes.sampler is not None:
         raise UserError("--sampler: is for teachers (--teacher RECIPE); a student draws in its own few calls (--steps)")
     if wishes.negative is not None:
@@ -98,8 +101,16 @@ def of_student(found: Student, wishes: Wishes) -> Student:
     return found
 
 
+def of_pipelines(wishes: Wishes) -> None:
+    """Raise UserError for what only pipelines can be asked for."""
+    for flag, value in (("--lora", wishes.lora), ("--scheduler", wishes.scheduler)):
+        if value is not None:
+            raise UserError(f"{flag}: belongs to --pipeline PATH; give both or neither")
+
+
 def overrides(use: str, wishes: Wishes) -> list[str]:
     """What to change in a recipe for its teacher to draw as asked. Raises UserError for what a teacher cannot be."""
+    of_pipelines(wishes)
     for flag, value in (("--lora-weight", wishes.lora_weight), ("--init-image", wishes.init_image)):
         if value is not None:
             raise UserError(f"{flag}: is for students (--student REF); leave it out")
@@ -115,9 +126,11 @@ def overrides(use: str, wishes: Wishes) -> list[str]:
 def dressed(source: Source, wishes: Wishes) -> Source:
     """A source as it is asked for, but for --dtype. Raises UserError for what it cannot be."""
     from dmd2cli import inference
+    from dmd2cli.pipelines.spec import pixels
 
+    size = None if wishes.size is None else pixels(wishes.size)
     changes: list[tuple[str, Any, Callable[[Source], Source]]] = [
-        ("--size", wishes.size, lambda found: inference.resized(found, *size(str(wishes.size)))),
+        ("--size", wishes.size, lambda found: inference.resized(found, *(size or ()))),
         ("--negative", wishes.negative, lambda found: inference.with_negative(found, str(wishes.negative))),
         ("--tiny-vae", wishes.tiny_vae, inference.with_tiny),
     ]
@@ -147,13 +160,6 @@ def cast(source: Source, wishes: Wishes) -> Source:
         return source
     with told("--dtype"):
         return inference.at_dtype(source, wishes.dtype)
-
-
-def size(text: str) -> tuple[int, int]:
-    """(height, width) of 1024 or 832x1216. Raises UserError for other text."""
-    if not (found := re.fullmatch(r"(\d+)(?:[xX](\d+))?", text)):
-        raise UserError("expected pixels: 1024, or HEIGHTxWIDTH such as 832x1216")
-    return int(found[1]), int(found[2] or found[1])
 
 
 def numbers(text: str) -> list[int]:

@@ -34,6 +34,7 @@ class Asked:
     again: Path | None
     download: bool = False
     """Whether a published student may be fetched without asking."""
+    pipeline: str | None = None
 
 
 def ordered(asked: Asked, device: str) -> tuple[str, Order, list[Raw]]:
@@ -48,7 +49,7 @@ def ordered(asked: Asked, device: str) -> tuple[str, Order, list[Raw]]:
     number = how_many(asked, held, len(turn), seeds)
     raw = [turn[i % len(turn)] for i in range(number)] if turn else found.source.conditions(number)
     if seeds is not None:
-        check_seeds(seeds, len(turn) or len(found.source.teacher.conditions), number)
+        check_seeds(seeds, len(turn) or len(found.source.reads.conditions), number)
         seeds = [seeds[i % len(seeds)] for i in range(number)]
     seed = asked.seed if asked.seed is not None else held.seed if held else 0
     batch = asked.batch if asked.batch is not None else (held and held.batch) or found.source.batch
@@ -56,39 +57,40 @@ def ordered(asked: Asked, device: str) -> tuple[str, Order, list[Raw]]:
     first = held.number if held is not None and asked.seeds is None else 0
     order = Order(found.source, raw, seed, batch, seeds, first, held.row if held and same else None, found.network)
     order = replace(order, asked=functions_of(wishes))
-    return found.name, replace(order, about=about(found.name, found.is_teacher, wishes, order)), turn
+    return found.name, replace(order, about=about(found.name, found.kind, wishes, order)), turn
 
 
 def wanted(asked: Asked, held: Drawn | None, device: str) -> tuple[Wishes, Subject]:
     """Who draws, and how: as it is asked, and otherwise as a picture says. Of its options another keeps the size."""
     if held is None or asked.again is None:
-        return asked.wishes, found_for(asked.student, asked.teacher, asked.wishes, asked, device)
+        return asked.wishes, found_for(asked, asked, asked.wishes, device)
     before = Wishes(**held.options)
-    if asked.student or asked.teacher:
+    if asked.student or asked.teacher or asked.pipeline:
         wishes = asked.wishes.over(Wishes(size=before.size))
-        return wishes, found_for(asked.student, asked.teacher, wishes, asked, device)
+        return wishes, found_for(asked, asked, wishes, device)
     wishes = asked.wishes.over(before)
     try:
-        found = found_for(held.student, held.teacher, wishes, asked, device)
+        found = found_for(held, asked, wishes, device)
     except UserError as err:
         raise UserError(f"--from {asked.again}: {err}") from err
     compare(asked.again, held, found.name, found.network, found.source.device.type)
     return wishes, found
 
 
-def found_for(student: str | None, teacher: str | None, wishes: Wishes, asked: Asked, device: str) -> Subject:
-    """The subject as it is to draw."""
-    download = asked.download or None
-    return subject(student, teacher, wishes.steps, wishes.guidance, device, wishes, asked.texts, download)
+def found_for(named: Asked | Drawn, asked: Asked, wishes: Wishes, device: str) -> Subject:
+    """The subject as it is to draw. named: whose student, teacher or pipeline it is."""
+    steps, guidance, pipeline = wishes.steps, wishes.guidance, named.pipeline
+    allowed = asked.download or None
+    return subject(named.student, named.teacher, steps, guidance, device, wishes, asked.texts, allowed, pipeline)
 
 
 def in_turn(asked: Asked, held: Drawn | None, found: Subject) -> list[Raw]:
     """The conditions that images are drawn for in turn; none for all that there are. UserError for missing prompts."""
-    teacher = found.source.teacher
-    turn = pick_labels(asked.labels, list(teacher.conditions)) or list(asked.texts)
+    reads = found.source.reads
+    turn = pick_labels(asked.labels, list(reads.conditions)) or list(asked.texts)
     if not turn and held is not None:
         turn = held.conditions or ([] if held.n else [None])
-    if not turn and teacher.prompts:
+    if not turn and reads.prompts:
         raise UserError('no prompts: these images are drawn from text; give some, as in dmd2 sample "a llama"')
     return turn
 

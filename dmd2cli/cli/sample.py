@@ -16,6 +16,9 @@ def sample(
     prompts: Annotated[list[str] | None, typer.Argument(help="Prompts, for teachers that read text.")] = None,
     student: Annotated[str | None, typer.Option(help="Run, folder, file, published name; else newest run.")] = None,
     teacher: Annotated[str | None, typer.Option(help="Draw with the teacher of this recipe instead.")] = None,
+    pipeline: Annotated[str | None, typer.Option(help="Draw with a pipeline of diffusers: folder, hub name.")] = None,
+    lora: Annotated[str | None, typer.Option(help="LoRA for the pipeline: file, folder or hub name.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="For a pipeline: NAME, or NAME:key=value.")] = None,
     again: Annotated[Path | None, typer.Option("--from", help="Draw a PNG again; options go before its own.")] = None,
     listed: Annotated[str | None, typer.Option("--prompts", help="List of prompts: txt, jsonl, csv, parquet.")] = None,
     column: Annotated[str | None, typer.Option(help="Column or key of the prompts in that list.")] = None,
@@ -30,7 +33,7 @@ def sample(
     sampler: Annotated[str | None, typer.Option(help="For a teacher: NAME, or NAME:key=value.")] = None,
     init_image: Annotated[str | None, typer.Option(help="Draw over this image, with a student.")] = None,
     strength: Annotated[float | None, typer.Option(help="How far: the time to start from, 0 to 1 (0.5).")] = None,
-    lora_weight: Annotated[float | None, typer.Option(help="Of a LoRA student: 1 as trained, 0 its base.")] = None,
+    lora_weight: Annotated[float | None, typer.Option(help="Of a LoRA (--lora too): 1 as trained, 0 its base.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Of the network: fp32, bf16 or fp16.")] = None,
     vae: Annotated[str | None, typer.Option(help="Another VAE: folder or hub name.")] = None,
     tiny_vae: Annotated[str | None, typer.Option(help="Decode by TAESD: folder, hub name, or auto.")] = None,
@@ -43,7 +46,7 @@ def sample(
     download: Annotated[bool, typer.Option("--download", help="Fetch a published student that is missing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was drawn as JSON.")] = False,
 ) -> None:
-    """Draw images with a student, or with a teacher to compare. The same command again draws what is missing."""
+    """Draw images with a student, a teacher or a pipeline. The same command again draws what is missing."""
     from dmd2cli.cli.drawing import Wishes, texts
     from dmd2cli.cli.ordering import Asked, ordered, precisely
     from dmd2cli.engine.generate import share
@@ -55,11 +58,11 @@ def sample(
         raise UserError("--labels and prompts exclude each other: a student reads one or the other")
     wishes = Wishes(
         steps, guidance, negative, size, sampler, vae, tiny_vae, vae_dtype, tile_above, dtype, lora_weight, init_image,
-        strength,
+        strength, lora, scheduler,
     )  # fmt: skip
     mine = share()
     words = texts(prompts, listed, column)
-    asked = Asked(student, teacher, wishes, words, labels, n, seed, seeds, batch, again, download)
+    asked = Asked(student, teacher, wishes, words, labels, n, seed, seeds, batch, again, download, pipeline)
     name, order, turn = ordered(asked, mine.device(device))
     as_grid = out.suffix == ".png" if grid is None else grid
     with precisely(wishes.dtype):
@@ -89,7 +92,7 @@ def sheet(order: Order, out: Path, turn: list[Any]) -> dict[str, Any]:
     from dmd2cli.cli.again import note
     from dmd2cli.images import save_grid
 
-    period = len(turn or order.source.teacher.conditions) or 8
+    period = len(turn or order.source.reads.conditions) or 8
     return picture(order, out, lambda images: save_grid(images, order.raw, period, out, note(order, turn)))
 
 
@@ -108,7 +111,7 @@ def picture(order: Order, out: Path, save: Any) -> dict[str, Any]:
     seconds = round(time.perf_counter() - started, 3)
     save(drawn)
     seed = {"seed": order.seed} if order.seeds is None else {"seeds": list(order.seeds)}
-    return {"n": len(order.raw), **seed, "nfe": order.source.sampler.nfe, "seconds": seconds, "out": str(out)}
+    return {"n": len(order.raw), **seed, "nfe": order.source.nfe, "seconds": seconds, "out": str(out)}
 
 
 def files(order: Order, out: Path, mine: Share) -> dict[str, Any]:

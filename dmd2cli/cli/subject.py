@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dmd2cli.cli.default_subject import default
 from dmd2cli.cli.drawing import Wishes, cast, dressed, of_student, overrides
+from dmd2cli.draws import Draws
 from dmd2cli.errors import UserError
-from dmd2cli.inference import identity
 from dmd2cli.protocols import Raw
 from dmd2cli.source import Source
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Something to draw with: its name, its Source, and how to get the teacher behind a student."""
+    """Something to draw with: its name, what draws, and how to get the teacher behind a student."""
 
     name: str
-    source: Source
+    source: Draws
     teacher: Callable[[], Source] | None = None
     metrics: Sequence[Mapping[str, Any]] = ()
     """What the recipe measures it with: {"use": name, option: value, ...}."""
     network: str | None = None
-    """inference.identity() of the source, where it was asked for."""
-    is_teacher: bool = False
+    """identity() of the source, where it was asked for."""
+    kind: Literal["student", "teacher", "pipeline"] = "student"
+    behind: str = ""
+    """Which teacher that is, and how it draws: students of one teacher say the same."""
 
 
 def subject(
@@ -39,32 +42,38 @@ def subject(
     wishes: Wishes | None = None,
     prompts: Sequence[Raw] = (),
     download: bool | None = False,
+    pipeline: str | None = None,
 ) -> Subject:
     """What was asked for, dressed as wished. Raises UserError for contradictory wishes.
 
     prompts: what a student that is not named had better read. download: whether a published one may be fetched; None:
     ask on a terminal.
     """
-    if student and teacher:
-        raise UserError("--student and --teacher exclude each other: one subject at a time")
+    named = [flag for flag, ref in (("--student", student), ("--teacher", teacher), ("--pipeline", pipeline)) if ref]
+    if len(named) > 1:
+        raise UserError(f"{' and '.join(named)} exclude each other: one subject at a time")
     more = wishes or Wishes(steps=steps)
+    if pipeline is not None:
+        from dmd2cli.cli.piped import piped
+
+        return piped(pipeline, replace(more, steps=steps, guidance=guidance), device, download)
     if student is None and teacher is None:
         student = default(prompts, steps, download)
     if student is None:
         assert teacher is not None, "one of the two"
-        found = _teacher(teacher, guidance, device, more)
+        found, source = _teacher(teacher, guidance, device, more)
     else:
-        found = _student(student, steps, guidance, device, more, download)
+        found, source = _student(student, steps, guidance, device, more, download)
     if wishes is None:
         return found
-    source = dressed(found.source, wishes)
-    network = identity(source)                             # of the weights before they are cast
+    source = dressed(source, wishes)
+    network = source.identity()                            # of the weights before they are cast
     return replace(found, source=cast(source, wishes), network=network)
 
 
 def _student(
     ref: str, steps: int | None, guidance: float | None, device: str, wishes: Wishes, download: bool | None
-) -> Subject:
+) -> tuple[Subject, Source]:
     from dmd2cli.engine import runtime
     from dmd2cli.student import load_student
 
@@ -78,10 +87,11 @@ def _student(
     if steps is not None and steps != trained:
         found = found.at_steps(steps)
         print(f"warning: a {trained}-step student, drawn in {steps} with respaced times", file=sys.stderr)
-    return Subject(ref, found.source, found.teacher, found.contract["metrics"])
+    behind = json.dumps([found.contract[key] for key in ("teacher", "teacher_sampler", "guidance")], sort_keys=True)
+    return Subject(ref, found.source, found.teacher, found.contract["metrics"], behind=behind), found.source
 
 
-def _teacher(recipe: str, guidance: float | None, device: str, wishes: Wishes) -> Subject:
+def _teacher(recipe: str, guidance: float | None, device: str, wishes: Wishes) -> tuple[Subject, Source]:
     from dmd2cli.engine import build, runtime
     from dmd2cli.recipe import load
     from dmd2cli.recipe_build import check
@@ -92,7 +102,8 @@ def _teacher(recipe: str, guidance: float | None, device: str, wishes: Wishes) -
     if guidance not in (None, 1.0) and not source.teacher.encode([])[0]:
         raise UserError(f"--guidance {guidance:g}: this teacher is unconditional; leave --guidance out")
     source = source if guidance is None else replace(source, guidance=guidance)
-    return Subject(recipe, source, metrics=[{"use": m.use, **m.options} for m in found.metrics], is_teacher=True)
+    metrics = [{"use": m.use, **m.options} for m in found.metrics]
+    return Subject(recipe, source, metrics=metrics, kind="teacher"), source
 
 
 def metrics_of(metric: str, asked: Subject) -> list[tuple[str, dict[str, Any]]]:
@@ -101,7 +112,8 @@ def metrics_of(metric: str, asked: Subject) -> list[tuple[str, dict[str, Any]]]:
         return [(metric, {})]
     found = [(m["use"], {k: v for k, v in m.items() if k != "use"}) for m in asked.metrics]
     if not found:
-        raise UserError(f"{asked.name}: its recipe names no metrics; name one, such as dmd2 eval fd-digits")
+        why = "has no recipe" if asked.kind == "pipeline" else "its recipe names no metrics"
+        raise UserError(f"{asked.name}: {why}; name one, such as dmd2 eval fd-digits")
     return found
 
 

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from dmd2cli.diversity import Diversity
-from dmd2cli.pictures import Pictures
 from dmd2cli.protocols import Metric, Raw
-from dmd2cli.source import Source
 
-Drawn = Source | Pictures
-"""What is measured: something that draws images, or images that are there."""
+
+class Drawn(Protocol):
+    """What is measured: something that draws images (a Source, a pipeline), or images that are there."""
+
+    def draw(self, raw: Sequence[Raw], seed: int) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
+        """Images 0, 1, ... for some conditions, in batches."""
+
+    def conditions(self, n: int) -> list[Raw]:
+        """Those of n images, where nobody names others."""
+
+    @property
+    def cost(self) -> Mapping[str, Any]:
+        """What an image took to draw, asked for afterwards: "nfe", "guidance"; {} if nothing is known."""
 
 
 def evaluate(
-    make: Callable[[], Metric], source: Drawn, n: int, seed: int, teacher: Source | None = None, name: str = "student"
+    make: Callable[[], Metric], source: Drawn, n: int, seed: int, teacher: Drawn | None = None, name: str = "student"
 ) -> dict[str, Any]:
     """evaluate_all() of one metric."""
     return evaluate_all([make], source, n, seed, teacher, name)[0]
@@ -30,11 +40,11 @@ def evaluate_all(
     source: Drawn,
     n: int,
     seed: int,
-    teacher: Source | None = None,
+    teacher: Drawn | None = None,
     name: str = "student",
     raw: Sequence[Raw] | None = None,
 ) -> list[dict[str, Any]]:
-    """{"metric", "value", ..., "n", "seed", "nfe", "seconds", "diversity", "protocol", "baselines"} of each metric.
+    """{"metric", "value", ..., "n", "seed", "nfe", "seconds", "size", "diversity", "protocol", "baselines"} of each.
 
     All are measured on the same n samples. raw: their conditions; by default the source's own in turn. Baselines are n
     real samples, if the metric has some, and n of the teacher's if it is given, under the same protocol and seed. name:
@@ -82,17 +92,21 @@ def measure_all(
     metrics: Sequence[Metric], source: Drawn, n: int, seed: int, raw: Sequence[Raw] | None = None
 ) -> list[dict[str, Any]]:
     """measure() of several metrics on the same samples; "seconds" is the drawing alone. raw: as in evaluate_all().
+    "size" is the height and width of the images, or "several".
 
     No more than one batch of images is held at a time, beside what the metrics and the diversity keep.
     """
     raw, clock, first, spread = source.conditions(n) if raw is None else raw, Clock(), 0, Diversity()
-    for images in clock.timed(_images(source, raw, seed)):
+    sizes = set[tuple[int, ...]]()
+    for images in clock.timed(iter(source.draw(raw, seed))):
         conditions = raw[first : first + len(images)]
         spread.update(images, conditions)
         for metric in metrics:
             metric.update(images, conditions)
+        sizes.add(tuple(images.shape[2:]))
         first += len(images)
-    cost = _cost(source) | {"seconds": round(clock.seconds, 3)}
+    size = list(sizes.pop()) if len(sizes) == 1 else "several"
+    cost = {**source.cost, "seconds": round(clock.seconds, 3), "size": size}
     return [{**metric.compute(), "diversity": spread.compute(), **cost} for metric in metrics]
 
 
@@ -114,14 +128,3 @@ class Clock:
                 return
             yield item
 
-
-def _images(source: Drawn, raw: Sequence[Raw], seed: int) -> Iterator[Tensor]:
-    """Images for some conditions; of images that are there, the first ones."""
-    if isinstance(source, Pictures):
-        return source.draw(range(len(raw)))
-    return source.draw(raw, seed)
-
-
-def _cost(source: Drawn) -> dict[str, Any]:
-    """What a sample took; of images that are there, nothing is known."""
-    return {} if isinstance(source, Pictures) else {"nfe": source.sampler.nfe, "guidance": source.guidance}

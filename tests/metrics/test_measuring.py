@@ -1,7 +1,6 @@
 """`dmd2 eval` with metrics of any feature space: one command end to end, and what it refuses in one line."""
 
 import json
-import types
 
 import numpy as np
 import pytest
@@ -144,7 +143,7 @@ def test_images_of_another_size_are_refused_with_both(refused, tmp_path, folder)
 class Endless:
     """A source that draws batches and notes how many of them are still held by someone."""
 
-    sampler, guidance = types.SimpleNamespace(nfe=3), 1.0
+    cost = {"nfe": 3, "guidance": 1.0}
 
     def __init__(self):
         self.alive, self.most = 0, 0

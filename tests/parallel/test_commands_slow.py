@@ -33,6 +33,23 @@ def test_two_ranks_say_everything_once_and_one_process_continues_them(tmp_path):
     assert [json.loads(line)["step"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()] == [2, 4, 6]
 
 
+@pytest.mark.parametrize("mode", ["replicate", "shard"])
+def test_two_ranks_measure_their_health_as_one_process_does(tmp_path, mode):
+    asked = ("health.every=2", "health.samples=40", "critic.lag_every=4")
+    asked += ("health.validation.every=2", "health.validation.n=41")
+    found = {}
+    for name, more in (("one", ()), ("two", ("--nproc", "2", f"run.parallel={mode}"))):
+        done = dmd2("distill", *TINY, *asked, *more, "-o", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        found[name] = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+    for one, two in zip(found["one"], found["two"], strict=True):
+        assert one.keys() == two.keys()
+        assert two["validation/fd-digits"] == pytest.approx(one["validation/fd-digits"], rel=1e-3)
+        assert two["health/teacher/error"] == pytest.approx(one["health/teacher/error"], rel=1e-3)
+        assert two["health/contrast"] == pytest.approx(one["health/contrast"], abs=0.1)
+    assert found["two"][-1]["critic/lag"] == pytest.approx(found["one"][-1]["critic/lag"], abs=1e-3)
+
+
 @pytest.mark.parametrize(("change", "said"), [
     ("teacher.weights=nowhere.safetensors", "nowhere.safetensors"),              # the first rank alone reads it
     ("run.channels_last=true", "run.channels_last: weights in that order"),      # all ranks find that

@@ -1,0 +1,1 @@
+"""Any pipeline of diffusers as something that draws, under the prompts, noise and protocols of everything else."""
