@@ -18,6 +18,7 @@ from dmd2cli.engine import runtime
 from dmd2cli.engine.distill import DistillJob, job
 from dmd2cli.engine.lag import critic_lag
 from dmd2cli.recipe import Recipe, load
+from dmd2cli.recipe_health import lag_every
 
 GOAL = 0.02
 """Of the training, all together."""
@@ -31,8 +32,8 @@ def measurements(made: DistillJob, step: int) -> dict[str, tuple[int, Callable[[
     health = made.checkup.health if made.checkup is not None else None
     if health is not None:
         found["signals"] = (health.every, lambda: health.signals(made.source, batches, step))
-    if recipe.critic.lag_every is not None:
-        found["critic's lag"] = (recipe.critic.lag_every, lambda: critic_lag(made.distillation, batches, step))
+    if (every := lag_every(recipe.critic.lag_every, recipe.run.steps)) is not None:
+        found["critic's lag"] = (every, lambda: critic_lag(made.distillation, batches, step))
     if made.validator is not None:
         averages = recipe.student.ema_halflife_images is not None
         every = made.validator.asked.every or recipe.run.save_every

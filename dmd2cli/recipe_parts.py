@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from dmd2cli.recipe_base import Fraction, NotNegative, Part, Positive, PositiveFloat, Use
+from dmd2cli.recipe_base import Fraction, Interval, NotNegative, Part, Positive, PositiveFloat, Use
 from dmd2cli.recipe_health import Health
 from dmd2cli.recipe_run import Keep, Run
 
@@ -103,7 +103,9 @@ class Critic(Optimiser):
     lora: Lora | None = Field(None, description="of the fake score; null = all weights learn")
     per_call: bool = Field(default=False, description="a critic for each call of the student; one learns their mixture")
     warmup: int = Field(0, ge=0, description="critic updates before the first of the generator")
-    lag_every: Positive | None = Field(1000, description="steps between measurements of the critic's lag; null = never")
+    lag_every: Interval = Field(
+        default="auto", description="steps between two of the critic's lag; auto = a quarter of the run, or 1000"
+    )
 
 
 class Data(Part):

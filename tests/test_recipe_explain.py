@@ -50,7 +50,7 @@ def found(write):
         ("student.lr", 5e-7, "r.yaml:4", '"two" # calls'),
         ("student.times", [1.0, 0.5], "r.yaml:4", '"two" # calls'),
         ("critic.lr", 1e-3, "r.yaml:5", ""),
-        ("critic.lag_every", 1000, "default", ""),
+        ("critic.lag_every", "auto", "default", ""),
         ("losses.gan_generator.weight", 0.05, "r.yaml:7", "stronger"),
         ("sampler.label", "a # b", "r.yaml:9", ""),
         ("metrics.0.use", "fd-digits", "r.yaml:10", ""),

@@ -7,7 +7,7 @@ Two numbers at one noise level, for x_t = alpha x + sigma eps of clean x and a p
 
 E[x | x_t] errs less than x_lin, and its error is orthogonal to every function of x_t (the projection theorem), r among
 them: error < 1 and slope = 0. A network whose output is read with the wrong parametrisation errs more than x_lin. One
-that is told another sigma takes a share k of the noise away that is not 1: slope = 1 - 1 / k, below 0 if it leaves some.
+that is told another sigma takes a share k of the noise away, not all or too much: slope = 1 - 1 / k, below 0 for k < 1.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ Scale = Float[Tensor, "b *ones"]
 
 
 def score(x_t: Batch, x_hat: Batch, alpha: Scale, sigma: Scale) -> Batch:
-    """Score of the diffused distribution behind a denoiser: real [DMD] Eq. 4, fake [DMD] Eq. 5."""
+    """Score of the diffused distribution behind a denoiser, [DMD2] Eq. 1: real [DMD] Eq. 4, fake [DMD] Eq. 5."""
     return -(x_t - alpha * x_hat) / sigma**2
 
 
@@ -30,7 +30,7 @@ def dm_gradient(x_t: Batch, x_real: Batch, x_fake: Batch, alpha: Scale, sigma: S
     """[DMD] Eq. 7 before dG/dtheta: w_t alpha (s_fake - s_real), the gradient of KL(fake || real) in x.
 
     With weight = released(...) it is (x_fake - x_real) / mean|x - x_real|, [DMD] Alg. 2 and [DMD2] Eq. 2;
-    with weight = paper(...) it is alpha times that. With x_fake = x_real it is zero.
+    with weight = paper(...) it is alpha times that. With x_fake = x_real it is zero. Undiffused: [DMD] Eq. 1 and 2.
     """
     return weight * alpha * (score(x_t, x_fake, alpha, sigma) - score(x_t, x_real, alpha, sigma))
 

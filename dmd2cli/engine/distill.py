@@ -25,6 +25,7 @@ from dmd2cli.engine.sharding import gathered
 from dmd2cli.engine.watch import at
 from dmd2cli.protocols import Teacher
 from dmd2cli.recipe import Recipe
+from dmd2cli.recipe_health import lag_every
 from dmd2cli.recipe_stages import staged
 from dmd2cli.samplers.few_step import FewStep
 from dmd2cli.source import Source
@@ -77,7 +78,8 @@ class DistillJob:
     def step(self, step: int) -> Mapping[str, Tensor]:
         self.seek(step)
         at("data", step)
-        d, run, every = self.distillation, self.recipe.run, self.recipe.critic.lag_every
+        d, run = self.distillation, self.recipe.run
+        every = lag_every(self.recipe.critic.lag_every, run.steps)
         seed_networks(run.seed, step, self.world)
         batches = self.batches(step)
         found = d.step(batches, step)

@@ -28,7 +28,7 @@ FREE = {"micro_batch", "parallel", "shard_size", "timeout", "device", "threads",
 FREE |= {"preview_every", "save_every", "save_async", "checkpointing", "compile", "channels_last"}
 FREE |= {"optimiser", "offload"}
 """Keys of `run` that may differ when a run is continued, besides `steps` upwards."""
-HARMLESS = {"data.workers", "health.every", "health.samples"}
+HARMLESS = {"data.workers", "health.every", "health.samples", "critic.lag_every"}
 """Other keys that may."""
 
 

@@ -16,6 +16,7 @@ from dmd2cli.engine.health.validation import Drawing, Validator
 from dmd2cli.protocols import Raw
 from dmd2cli.recipe import Recipe
 from dmd2cli.recipe_build import build
+from dmd2cli.recipe_health import signals_every
 from dmd2cli.source import Source
 
 
@@ -29,8 +30,8 @@ class Checkup:
 
     def __call__(self, source: Drawing, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
         """What is due after `step` steps, the last of which was trained on these batches."""
-        found, run, every = dict[str, Tensor](), self.recipe.run, self.recipe.health.every
-        if self.health is not None and every is not None and step % every == 0:
+        found, run = dict[str, Tensor](), self.recipe.run
+        if self.health is not None and step % self.health.every == 0:
             found |= self.health.signals(source, batches, step)
         averages = self.recipe.student.ema_halflife_images is not None
         if (check := self.validator) is not None:
@@ -42,11 +43,11 @@ class Checkup:
 def checkup(recipe: Recipe, d: Distillation, loader: Loader, guidance: float, before: Validator | None) -> Checkup:
     """Of a stage. guidance: that the student is trained for. before: of the stage before, whose best score counts."""
     world, asked, health = d.generator.world, recipe.health, None
-    if asked.every is not None:
+    if (every := signals_every(asked.every, recipe.run.steps)) is not None:
         reads = bool(d.teacher.encode([])[0])
         sampler, real = build("samplers", recipe.sampler, "sampler"), cast(nn.Module, d.nets.real)
         teacher = Source(d.teacher, real, sampler, guidance if reads else 1.0)
-        health = Health(d, Probe(d.teacher, loader, teacher, asked.samples, world), asked.every)
+        health = Health(d, Probe(d.teacher, loader, teacher, asked.samples, world), every)
     if asked.validation is None:
         return Checkup(recipe, health, None)
     score = (before.best, before.step, before.since) if before is not None else ()
