@@ -42,7 +42,8 @@ def commands(group: typer.Typer, prefix: str) -> Iterator[tuple[str, Callable[..
     """(full name, function) of every command, in the order of `dmd2 --help`, groups last."""
     for command in group.registered_commands:
         assert command.callback is not None
-        yield f"{prefix} {command.name or command.callback.__name__.replace('_', '-')}", command.callback
+        name = command.name or command.callback.__name__.replace("_", "-")
+        yield prefix if name.isupper() else f"{prefix} {name}", command.callback         # METRIC: the first argument
     for inner in group.registered_groups:
         assert inner.typer_instance is not None
         yield from commands(inner.typer_instance, f"{prefix} {inner.name}")
@@ -52,7 +53,8 @@ def section(name: str, function: Callable[..., Any]) -> str:
     """One command: usage, what it does, a table of its arguments and options."""
     parameters = [described(p) for p in inspect.signature(function, eval_str=True).parameters.values()]
     arguments = " ".join(p[0] for p in parameters if not p[0].startswith("-"))
-    rows = "".join(f"| `{shown}` | {kind} | {default} | {about} |\n" for shown, kind, default, about in parameters)
+    cells = ((shown.replace("|", "or"), *rest) for shown, *rest in parameters)           # a bar ends a cell
+    rows = "".join(f"| `{shown}` | {kind} | {default} | {about} |\n" for shown, kind, default, about in cells)
     usage = f"dmd2 {name.removeprefix('dmd2 ')} {arguments} [OPTIONS]".replace("  ", " ")
     table = f"| argument or option | type | default | meaning |\n|---|---|---|---|\n{rows}"
     return f"## {name}\n\n```text\n{usage}\n```\n\n{inspect.getdoc(function)}\n\n{table}"

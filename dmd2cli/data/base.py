@@ -74,7 +74,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Paired:
-    """A set of noise-image pairs in use: how many per update, and whether they are part of the batch."""
+    """A set of noise-image pairs in use: how many per update, and whether they are part of the batch ([DMD] Alg. 1)."""
 
     dataset: Dataset
     batch: int

@@ -95,7 +95,7 @@ class Distillation:
         return replace(self.nets, fake=found["fake"], head=found["head"])
 
     def step(self, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
-        """One critic update; every ttur-th step a generator update first ([DMD2] Sec. 4.2).
+        """[DMD] Alg. 1: one critic update; every ttur-th step a generator update first ([DMD2] Sec. 4.2).
 
         The samples of a step are made once, before the generator moves, and the critic trains on those.
         """

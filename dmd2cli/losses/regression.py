@@ -1,4 +1,4 @@
-"""Regression on noise-image pairs: [DMD] Eq. 9, and the warm-up of DMD2's one-step SDXL ([DMD2] App. F)."""
+"""Regression on noise-image pairs: [DMD] Eq. 9, [DMD2] Eq. 3; the warm-up of its one-step SDXL ([DMD2] App. F)."""
 
 from __future__ import annotations
 

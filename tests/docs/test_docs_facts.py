@@ -75,7 +75,7 @@ def test_no_equation_of_a_file_is_missing_from_the_paper_map(name):
     assert functions - {function for _, function, where in MAP if where == file} == set()
 
 
-@pytest.mark.parametrize("name", ["generate_cli", "generate_results"])
+@pytest.mark.parametrize("name", ["generate_cli", "generate_recipes", "generate_results"])
 def test_a_page_that_is_generated_is_up_to_date(name):
     spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
     generate = importlib.util.module_from_spec(spec)
@@ -93,7 +93,9 @@ def test_every_committed_result_is_on_the_page_with_its_picture():
         assert "/" not in held.get("command", "").replace("benchmarks/", "")
 
 
-PARTS = [Recipe, PretrainRecipe, Student, GuidanceRange, Critic, Head, Averaged, Term, Data, Pairs, Health, Validation, Run]
+PARTS = [
+    Recipe, PretrainRecipe, Student, GuidanceRange, Critic, Head, Averaged, Term, Data, Pairs, Health, Validation, Run,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("part", PARTS)
