@@ -12,8 +12,8 @@ from dmd2cli.recipe import Recipe
 
 SKIPPED = 0.002
 """Share of a player's updates: one bad sample in a run is survived, more have a cause."""
-ERROR = 1.0
-"""Of the best linear prediction's: a denoiser that errs more would do better to look at nothing."""
+ERROR = 1.2
+"""Of the best linear prediction's, which an exact denoiser of a Gaussian equals, up to the noise of few samples."""
 SLOPE = 0.2
 """Share of the noise that is left in or taken out too much."""
 CONDITIONS = 0.5

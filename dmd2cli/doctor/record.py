@@ -14,6 +14,7 @@ from typing import Any
 from dmd2cli.errors import UserError
 from dmd2cli.recipe import Recipe, load
 from dmd2cli.recipe_files import packaged
+from dmd2cli.recipe_health import signals_every
 
 RECENT = 1 / 3
 """Share of the measurements of a signal, the newest, that tell how things stand."""
@@ -53,14 +54,23 @@ class Record:
                     values.append(value)
         return found
 
-    def series(self, name: str, every: int | None = None) -> list[tuple[int, float]]:
-        """(step, value) of a number. every: only steps at which it was measured, and not repeated since."""
-        found = list(zip(*self.columns.get(name, ([], [])), strict=True))
-        return found if every is None else [(step, value) for step, value in found if step % every == 0]
+    def series(self, name: str) -> list[tuple[int, float]]:
+        """(step, value) of a number; it is repeated at every logged step until it is measured again."""
+        return list(zip(*self.columns.get(name, ([], [])), strict=True))
 
-    def health(self, name: str) -> list[float]:
-        """All measurements of health/NAME that were logged."""
-        return [value for _, value in self.series(f"health/{name}")]
+    @property
+    def measurements(self) -> int:
+        """How often the run has measured its health."""
+        every = signals_every(self.recipe.health.every, self.recipe.run.steps)
+        there = any(name.startswith("health/") for name in self.names)
+        return self.step // every if there and every is not None else 0
+
+    def clip_rate(self, player: str) -> float | None:
+        """Share of the logged gradients of a player that were longer than run.clip; None without clipping."""
+        config = self.recipe.student if player == "generator" else self.recipe.critic
+        clip = self.recipe.run.clip if config.clip == "run" else config.clip
+        norms = [norm for _, norm in self.series(f"{player}/gradient_norm") if math.isfinite(norm)]
+        return sum(norm > clip for norm in norms) / len(norms) if clip is not None and norms else None
 
     def recent(self, name: str) -> float | None:
         """The median of the newest RECENT of a number's values; None if it was never finite."""
@@ -76,8 +86,10 @@ class Record:
     @cached_property
     def packaged(self) -> str | None:
         """The name of the packaged recipe that the run was started from."""
-        words = str(self.facts.get("command") or "").split()       # the words were joined without quotes
-        name = next((word for word in words[2:] if not word.startswith("-") and "=" not in word), "")
+        words = str(self.facts.get("command") or "").split()[2:]   # they were joined without quotes
+        before = zip(["", *words], words, strict=False)
+        plain = [word for last, word in before if not word.startswith("-") and last not in ("-o", "--out")]
+        name = next((word for word in plain if "=" not in word), "")
         return Path(name).stem if Path(name).stem in packaged() else None
 
     @cached_property

@@ -18,6 +18,12 @@ BOUNDS: dict[str, tuple[float, float, str]] = {
     "health/diversity": (0.6, math.inf, "images of one condition are {value:.2f} times as far apart as the teacher's"),
 }
 """Number -> (lowest, highest, what it says)."""
+SURE = 0.95
+"""Of a discriminator: under noise it cannot be right about everything, unless the two sides are far apart."""
+CLIPPED = 0.9
+"""Share of the gradients: then the clipping sets the rate."""
+FEW = 5
+"""Logged steps of which a share says nothing."""
 WORSE = 1.5
 """Times the best score of the run, for a validation of which less is better."""
 
@@ -51,11 +57,34 @@ def past_its_best(run: Record) -> Finding | None:
     if now is None or len(values) < 3 or min(values) <= 0 or (value := now / min(values)) <= WORSE:
         return None
     says = f"the validation was {min(values):.3g} at its best, and is {now:.3g} now"
-    return Finding("past-best", name, value, WORSE, says, UNKNOWN, ["dmd2 sample --student RUN/best"])
+    return Finding("past-best", name, value, WORSE, says, UNKNOWN, [f"dmd2 sample --student {run.folder / 'best'}"])
+
+
+def discriminator(run: Record) -> Finding | None:
+    """A discriminator that is hardly ever wrong."""
+    sides = [run.recent(f"health/accuracy/{side}") for side in ("fake", "real")]
+    known = [side for side in sides if side is not None]
+    if len(known) < 2 or (value := min(known)) <= SURE:
+        return None
+    says = f"the discriminator is right about {known[0]:.0%} of the student's samples, {known[1]:.0%} of the real ones"
+    change = ["losses.gan_critic.r1=1.0"] if "gan_critic" in run.recipe.losses else []
+    return Finding("discriminator", "health/accuracy", value, SURE, says, UNKNOWN, change)
+
+
+def clipped(run: Record) -> Finding | None:
+    """A player whose gradients are nearly always clipped."""
+    rates = {player: run.clip_rate(player) or 0.0 for player in ("generator", "critic")}
+    player = max(rates, key=lambda name: rates[name])
+    if (value := rates[player]) <= CLIPPED or len(run.series(f"{player}/gradient_norm")) < FEW:
+        return None
+    says = f"{value:.0%} of the {player}'s logged gradients were longer than run.clip"
+    return Finding("clipped", f"{player}/clip_rate", value, CLIPPED, says, UNKNOWN)
 
 
 SYMPTOMS: Sequence[Rule] = (
     *(outside(name) for name in BOUNDS),
+    Rule("discriminator", "health/accuracy", f"at most {SURE:g} on one of the sides", discriminator),
+    Rule("clipped", "PLAYER/clip_rate", f"at most {CLIPPED:g}", clipped),
     Rule("past-best", "validation/score", f"at most {WORSE:g} times the best of the run", past_its_best),
 )
 

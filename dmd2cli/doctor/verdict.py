@@ -40,14 +40,20 @@ def diagnose(run: Record) -> Verdict:
     """Ask all rules. A symptom's cause is what the rules with one cause have found, or unknown."""
     causes = [one for rule in CAUSES if (one := rule.find(run)) is not None]
     follow = [replace(one, cause=because(causes)) for one in symptoms(run)]
-    early = max((len(run.series(name)) for name in run.names if name.startswith("health/")), default=0) < FEWEST
+    early = run.measurements < FEWEST
     verdict: Literal["healthy", "unhealthy", "too early"] = "too early" if early else "healthy"
-    names = [name for name in run.names if name.startswith(("health/", "validation/")) or name == "critic/lag"]
-    signals = {name: value for name in names if (value := run.recent(name)) is not None}
     found = [*causes, *([] if early else follow)]
-    return Verdict(
-        run.folder, "unhealthy" if found else verdict, run.step, run.recipe.run.steps, found, signals, best(run)
-    )
+    state = "unhealthy" if found else verdict
+    return Verdict(run.folder, state, run.step, run.recipe.run.steps, found, signals(run), best(run))
+
+
+def signals(run: Record) -> dict[str, float]:
+    """The newest state of everything that rules read."""
+    names = [name for name in run.names if name.startswith(("health/", "validation/")) or name.endswith("/skipped")]
+    found = {name: run.recent(name) for name in names} | {"critic/lag": run.overall("critic/lag")}
+    found |= {f"{player}/clip_rate": run.clip_rate(player) for player in ("generator", "critic")}
+    found["run.batch"] = float(run.recipe.run.batch)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def because(causes: Sequence[Finding]) -> str:

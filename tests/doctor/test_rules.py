@@ -32,6 +32,8 @@ BROKEN = {
     "saturation": ({"health/saturation": 2.0}, (), "unknown", ""),
     "high_frequency": ({"health/high_frequency": 3.0}, (), "unknown", ""),
     "diversity": ({"health/diversity": 0.2}, (), "unknown", ""),
+    "discriminator": ({"health/accuracy/fake": 0.99, "health/accuracy/real": 0.97}, (), "unknown", ""),
+    "clipped": ({"critic/gradient_norm": 50.0}, (), "unknown", ""),
     "past-best": (
         {"validation/score": [0.5, 0.3, 0.2, 0.2, 0.4, 0.5, 0.5, 0.6, 0.6], "validation/fd-digits/raw": "absent"},
         (), "unknown", "dmd2 sample",
@@ -62,6 +64,8 @@ def test_a_broken_run_is_named_by_its_signal_with_cause_and_change(tmp_path, rul
     assert cause in first.cause and change in " ".join(first.change)
     signal = next(one.signal for one in RULES if one.name == rule)
     assert first.signal == signal or signal.startswith(("PLAYER", "validation/METRIC"))
+    read_by_rules = {name: value for name, value in numbers.items() if isinstance(value, float) and rule != "clipped"}
+    assert found.signals.items() >= read_by_rules.items()
     assert f"{first.value:.2g}" != f"{first.threshold:.2g}" and first.says
 
 
@@ -95,6 +99,20 @@ def test_the_batch_is_compared_with_the_recipe_that_the_run_was_started_from(tmp
 def test_a_start_that_looks_bad_is_no_finding_once_it_is_over(tmp_path):
     better = [0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.9, 0.9]
     assert verdict(tmp_path, {"health/diversity": better}).verdict == "healthy"
+
+
+def test_repeated_lines_of_one_measurement_are_no_three_of_them(tmp_path):
+    often = ("run.log_every=50", "health.every=1000", "run.steps=9000")
+    assert verdict(tmp_path / "a", overrides=often).verdict == "too early"
+    assert verdict(tmp_path / "b", rows=15, overrides=often).verdict == "healthy"
+
+
+@pytest.mark.parametrize(("command", "name"), [
+    ("dmd2 distill digits", "digits"), ("dmd2 distill -o runs/digits mine.yaml run.steps=9", None),
+    ("dmd2 distill recipes/sdxl-4step.yaml -o x y=1", "sdxl-4step"), ("", None), ("dmd2 distill 'my one.yaml'", None),
+])  # fmt: skip
+def test_the_packaged_recipe_is_found_in_the_command(tmp_path, command, name):
+    assert read(run_folder(tmp_path, command=command)).packaged == name
 
 
 def test_two_measurements_are_too_early_for_a_verdict_but_not_for_a_cause(tmp_path):

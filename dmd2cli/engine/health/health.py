@@ -23,6 +23,8 @@ ROWS = 64
 """Samples that gap, gradients and accuracy are measured on, and at most a micro-batch of them the teacher."""
 LEVELS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Noise, in standard deviations of the data, at which the teacher's one-step error is measured."""
+CLEAR = 2
+"""Levels whose slope does not count: of little noise, small faults of the samples are a large share."""
 
 
 @dataclass
@@ -63,16 +65,17 @@ class Health:
     def of_teacher(self) -> dict[str, Tensor]:
         """Is it what its wrapper says (core.calibration), and how far does the recipe's guidance drive it?
 
-        teacher/error: the largest over LEVELS. teacher/slope: the one furthest from 0. teacher/guided_error: the error
-        of the guided prediction, where there is guidance. On the first real samples of the run, or where there are none
-        on the teacher's own.
+        teacher/error: the largest over LEVELS. teacher/slope: the one furthest from 0, without the CLEAR ones.
+        teacher/guided_error: the error of the guided prediction, where there is guidance. On the first real samples of
+        the run, or where there are none on the teacher's own.
         """
         d, loader, scale = self.distillation, self.probe.loader, self.probe.reference.guidance
         first = loader(0, d.teacher, slice(0, min(ROWS, loader.micro_batch)))[0]
         x, cond, null = (first.x, first.real_cond, first.null) if first.x is not None else self.own()
         rng = Rng(d.seed, 0).stream("health/teacher")
         errors, slopes = denoised(bind(d.nets.real, cond), d.nets.schedule, x, rng)
-        found = {"teacher/error": errors.max(), "teacher/slope": slopes[slopes.abs().argmax()]}
+        slope = slopes[CLEAR:]
+        found = {"teacher/error": errors.max(), "teacher/slope": slope[slope.abs().argmax()]}
         if scale != 1.0:
             driven, _ = denoised(guided(d.nets.real, scale, cond, null), d.nets.schedule, x, rng)
             found["teacher/guided_error"] = driven.max()
