@@ -20,6 +20,10 @@ from dmd2cli.recipe_health import signals_every
 from dmd2cli.source import Source
 
 
+PROMPTS = 8
+"""Fewer texts than these are taken for a fault of the data, not for what there is."""
+
+
 @dataclass
 class Checkup:
     """Of one stage."""
@@ -47,11 +51,16 @@ def checkup(recipe: Recipe, d: Distillation, loader: Loader, guidance: float, be
         reads = bool(d.teacher.encode([])[0])
         sampler, real = build("samplers", recipe.sampler, "sampler"), cast(nn.Module, d.nets.real)
         teacher = Source(d.teacher, real, sampler, guidance if reads else 1.0)
-        health = Health(d, Probe(d.teacher, loader, teacher, asked.samples, world), every)
+        health = Health(d, Probe(d.teacher, loader, teacher, asked.samples, world), every, known(d, loader))
     if asked.validation is None:
         return Checkup(recipe, health, None)
     score = (before.best, before.step, before.since) if before is not None else ()
     return Checkup(recipe, health, Validator(asked.validation, conditions(d, loader), world, *score))
+
+
+def known(d: Distillation, loader: Loader) -> int:
+    """How many different conditions there could be: the teacher's classes, or the texts of the data, if not too few."""
+    return len(d.teacher.conditions) or max(PROMPTS, len({*conditions(d, loader)}))
 
 
 def conditions(d: Distillation, loader: Loader) -> Sequence[Raw]:

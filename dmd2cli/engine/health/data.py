@@ -16,7 +16,7 @@ from dmd2cli.protocols import Raw
 def conditions(batches: Sequence[Batch], known: int) -> dict[str, Tensor]:
     """Effective number of different conditions in the batch over what could be there; {} without conditions.
 
-    exp of the entropy of their frequencies. known: how many classes there are, 0 for free text.
+    exp of the entropy of their frequencies. known: how many there are to draw from, 0 for no end of them.
     """
     raw: list[Raw] = [one for batch in batches for one in batch.raw if one is not None]
     if not raw:

@@ -34,6 +34,8 @@ class Health:
     distillation: Distillation
     probe: Probe
     every: int
+    known: int = 0
+    """How many different conditions there could be; 0 for no end of them."""
     teacher: dict[str, Tensor] = field(default_factory=dict)
     """What was measured of the teacher, once."""
 
@@ -44,7 +46,7 @@ class Health:
         found = self.appearance(source, step // self.every)
         samples = (d.student(part, rng.stream("student"), grad=False) for part in heads(batches, ROWS))
         found |= mean([scores.all_of(d, s, rng.at(s.rows, s.total)) for s in samples])
-        found |= data.conditions(batches, len(d.teacher.conditions)) | data.distinct(batches)
+        found |= data.conditions(batches, self.known) | data.distinct(batches)
         self.teacher = self.teacher or self.of_teacher()
         return {f"health/{name}": value for name, value in (found | self.teacher).items()}
 
