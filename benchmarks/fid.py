@@ -19,9 +19,8 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -53,7 +52,7 @@ def untrained(path: Path) -> str:
 class Ready:
     """A source whose images are drawn already."""
 
-    sampler, guidance = SimpleNamespace(nfe=0), 1.0
+    cost: Mapping[str, object] = {}
 
     def __init__(self, images: Tensor) -> None:
         self.images = images

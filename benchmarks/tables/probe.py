@@ -46,6 +46,10 @@ class Probed:
     def cycle(self) -> int:
         return self.job.cycle
 
+    @property
+    def over(self) -> bool:
+        return self.job.over
+
     def updates(self, step: int) -> int:
         return self.job.updates(step)
 

@@ -17,6 +17,7 @@ from dmd2cli.recipe_parts import Keep
 CALLS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
 KEEP = Keep(last=2, by="critic/loss")
 KILLED = 9
+OVER = pytest.param("over a damaged one", marks=pytest.mark.slow)
 
 
 class Halfway:
@@ -107,7 +108,7 @@ def fast(monkeypatch):
 
 
 @pytest.mark.parametrize("power", [False, True], ids=["process", "power"])
-@pytest.mark.parametrize("case", ["new", "again", "over a damaged one"])
+@pytest.mark.parametrize("case", [pytest.param("new", marks=pytest.mark.slow), "again", OVER])
 def test_a_death_at_any_call_leaves_a_whole_checkpoint_and_the_next_save_no_leftovers(tmp_path, capfd, case, power):
     start, call, died = tmp_path / "start", 0, True
     for step in (10, 20, 30):

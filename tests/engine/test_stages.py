@@ -114,7 +114,11 @@ def test_weights_and_moments_carry_over_and_what_is_new_starts_fresh(recipe):
     assert all(d.critic.optimiser.state[p]["step"] == 1 for p in d.nets.head.parameters())
 
 
-@pytest.mark.parametrize("stop", range(1, 12))
+STOPS = [stop if stop in (1, 4, 9) else pytest.param(stop, marks=pytest.mark.slow) for stop in range(1, 12)]
+"""In every stage; slow: at every step."""
+
+
+@pytest.mark.parametrize("stop", STOPS)
 def test_a_run_continued_from_any_checkpoint_ends_like_one_without_a_stop(recipe, tmp_path, stop):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     changes = ["run.save_every=1"]

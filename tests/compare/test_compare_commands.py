@@ -127,6 +127,7 @@ def test_a_seed_and_seeds_exclude_each_other(refused):
 # -- compare ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_students_their_teacher_and_real_digits_stand_in_one_table(ok, students):
     args = (students / "a", f"{students / 'b'},name=longer", "-n", "12", "--seeds", "0..1")
     done = ok("eval", "compare", *args, "--csv", "t.csv", "--json", "t.json")

@@ -52,6 +52,7 @@ def scaled(row, k):
     return lambda alpha, sigma: row(alpha, k * sigma)
 
 
+@pytest.mark.slow
 def test_the_digits_teacher_is_ready_and_every_number_is_in_the_json(dmd2):
     code, out, err = dmd2("doctor", *QUICK, "--updates", "2", "--json")
     assert code == 0 and err == ""
