@@ -297,7 +297,8 @@ def test_a_trained_student_is_measured_with_its_teacher(monkeypatch, tmp_path):
 def test_the_signals_of_health_are_timed(monkeypatch, tmp_path, capsys):
     found = made("health", monkeypatch, tmp_path)
     assert set(found["rows"]) == {"signals", "critic's lag", "validation"}
-    assert found["share"] == pytest.approx(sum(row["s"] / found["step_s"] / row["every"] for row in found["rows"].values()))
+    shares = [row["s"] / found["step_s"] / row["every"] for row in found["rows"].values()]
+    assert found["share"] == pytest.approx(sum(shares)) and min(shares) > 0
 
 
 def test_the_overhead_of_a_run_is_taken_apart(monkeypatch, tmp_path, capsys):

@@ -47,7 +47,7 @@ def test_a_run_folder_has_all_that_the_other_commands_and_a_reader_need(tiny):
     assert contract["teacher"]["use"] == "digits" and contract["conditions"] == list(range(10))
     assert contract["trained"] == {"steps": 6, "generator_updates": 2, "weights": "ema"}
     last = json.loads((tiny / "metrics.jsonl").read_text().splitlines()[-1])
-    assert last["step"] == 6 and {"generator", "critic"} == {k.split("/")[0] for k in last if k != "step"}
+    assert last["step"] == 6 and {"generator", "critic", "validation"} == {k.split("/")[0] for k in last if k != "step"}
 
 
 def test_a_dry_run_prints_the_resolved_recipe_and_makes_nothing(dmd2, here):

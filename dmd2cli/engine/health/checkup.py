@@ -19,7 +19,6 @@ from dmd2cli.recipe_build import build
 from dmd2cli.recipe_health import signals_every
 from dmd2cli.source import Source
 
-
 PROMPTS = 8
 """Fewer texts than these are taken for a fault of the data, not for what there is."""
 
