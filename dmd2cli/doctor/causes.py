@@ -23,7 +23,7 @@ BATCH = 0.5
 FEWEST = 16
 """Samples in a batch, where there is no recipe to compare with."""
 LAG = 0.05
-GRADIENT = 12.0
+GRADIENT = 30.0
 GUIDED = 3.0
 """Of the best linear prediction's error, again."""
 AVERAGE = 1.5
