@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import os
+import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from written import GOOD
+
+from dmd2cli.cli import app as cli
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,3 +57,19 @@ def graphs(monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     yield found
     torch._dynamo.reset()
+
+
+@pytest.fixture
+def dmd2(monkeypatch, capfd):
+    """Run the command in this process; returns (exit code, stdout, stderr)."""
+
+    def dmd2(*args):
+        capfd.readouterr()                                     # what fixtures have printed
+        monkeypatch.setattr(sys, "argv", ["dmd2", *map(str, args)])
+        try:
+            cli.main()
+        except SystemExit as stop:
+            return stop.code or 0, *capfd.readouterr()
+        return 0, *capfd.readouterr()
+
+    return dmd2

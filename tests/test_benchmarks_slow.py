@@ -34,6 +34,13 @@ def test_all_that_a_run_does_beside_its_steps_costs_at_most_3_percent_of_them(tm
     assert max(found[-1]) <= 1.03, found
 
 
+def test_signals_of_health_cost_at_most_2_percent_of_the_training(tmp_path):
+    found = list[float]()
+    while len(found) < ATTEMPTS and not any(share <= 0.02 for share in found):
+        found.append(measured(tmp_path, "health", "digits")["share"])
+    assert found[-1] <= 0.02, found
+
+
 def test_the_step_stays_within_8_percent_of_its_bare_passes(tmp_path):
     found = list[float]()
     while len(found) < ATTEMPTS and not any(ratio <= 1.08 for ratio in found):

@@ -19,21 +19,6 @@ NAME = next(iter(recipe_files.packaged()))
 
 
 @pytest.fixture
-def dmd2(monkeypatch, capfd):
-    """Run the command in this process; returns (exit code, stdout, stderr)."""
-
-    def dmd2(*args):
-        monkeypatch.setattr(sys, "argv", ["dmd2", *map(str, args)])
-        try:
-            cli.main()
-        except SystemExit as stop:
-            return stop.code or 0, *capfd.readouterr()
-        return 0, *capfd.readouterr()
-
-    return dmd2
-
-
-@pytest.fixture
 def failing(dmd2, monkeypatch):
     """Run `dmd2 env` with its body raising an error; returns as dmd2 does."""
 

@@ -1,54 +1,26 @@
 """The command, pipelines that are made once, and a run of digits."""
 
-import sys
-from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
-from io import StringIO
-from typing import NamedTuple
 
 import pytest
 import rivals
 import tiny_pipelines as tiny
+from commands import run
 from tiny_students import stirred
 
 from dmd2cli import registry
-from dmd2cli.cli import app
-from dmd2cli.engine import runtime
 from dmd2cli.samplers.few_step import FewStep
 from dmd2cli.student import contract, save_student
 
-device = runtime.device
 METRICS = [{"use": "fd-digits"}]
 MADE = {"sd15": tiny.sd15, "sdxl": tiny.sdxl, "flux": tiny.flux, "pixart": tiny.pixart, "lcm": rivals.lcm,
         "dit": rivals.dit, "ddpm": rivals.ddpm}                                                     # fmt: skip
-
-
-class Done(NamedTuple):
-    """What a command left: exit code, stdout, stderr."""
-
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture(scope="session")
 def pipe(tmp_path_factory):
     """Name -> folder of a tiny pipeline."""
     return tiny.folders(MADE, tmp_path_factory)
-
-
-def run(*args):
-    """`dmd2 ARGS` on the CPU."""
-    out, err = StringIO(), StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", ["dmd2", *map(str, args)])
-        patch.setattr(runtime, "device", lambda name: device("cpu" if name == "auto" else name))
-        try:
-            app.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-    return Done(code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,6 @@ import sys
 import pytest
 import torch
 
-from dmd2cli.cli import app as cli
-
 
 @pytest.fixture(autouse=True)
 def one_thread():
@@ -30,18 +28,3 @@ def site(tmp_path, monkeypatch):
         file = getattr(sys.modules[name], "__file__", None) or ""
         if file.startswith(str(tmp_path)):
             del sys.modules[name]
-
-
-@pytest.fixture
-def dmd2(monkeypatch, capfd):
-    """Run the command in this process; returns (exit code, stdout, stderr)."""
-
-    def dmd2(*args):
-        monkeypatch.setattr(sys, "argv", ["dmd2", *map(str, args)])
-        try:
-            cli.main()
-        except SystemExit as stop:
-            return stop.code or 0, *capfd.readouterr()
-        return 0, *capfd.readouterr()
-
-    return dmd2
