@@ -126,6 +126,8 @@ def report(rows: Mapping[str, Mapping[str, Any]], folder: Path, seconds: Mapping
         f"picture: {folder / 'quickstart.png'}\n\nnext:\n"
         f"  dmd2 sample --student {folder} --labels 0,1,2,3 -o grid.png\n"
         f"  dmd2 eval fd-digits --student {folder} -n 5000\n"
+        f"  dmd2 doctor {folder}\n"
+        f"  dmd2 report {folder}\n"
         f"  dmd2 export {folder} --format torch-export -o student.pt2\n"
         "  dmd2 recipes copy digits my.yaml    # then edit it and: dmd2 distill my.yaml",
         highlight=False,
