@@ -108,7 +108,8 @@ def test_repeated_lines_of_one_measurement_are_no_three_of_them(tmp_path):
 
 
 @pytest.mark.parametrize(("command", "name"), [
-    ("dmd2 distill digits", "digits"), ("dmd2 demo", "digits"), ("dmd2 distill -o runs/digits mine.yaml run.steps=9", None),
+    ("dmd2 distill digits", "digits"), ("dmd2 demo", "digits"),
+    ("dmd2 distill -o runs/digits mine.yaml run.steps=9", None),
     ("dmd2 distill recipes/sdxl-4step.yaml -o x y=1", "sdxl-4step"), ("", None), ("dmd2 distill 'my one.yaml'", None),
 ])  # fmt: skip
 def test_the_packaged_recipe_is_found_in_the_command(tmp_path, command, name):
