@@ -97,5 +97,6 @@ def drawn(name: str, place: str, source: Draws) -> Drawn:
     def draw(raw: Sequence[Raw], seed: int | Sequence[int]) -> Iterable[Pixels]:
         for batch in source.draw(raw, seed):
             yield from batch.permute(0, 2, 3, 1).contiguous().numpy()
+        about.update(source.cost)                              # calls of a pipeline are counted, not assumed
 
     return Drawn(name, about, draw, () if reads.prompts else list(reads.conditions) or [None], reads.prompts)

@@ -277,3 +277,13 @@ def test_options_may_stand_before_the_metric_as_ever(ok, students):
 def test_help_names_what_there_is(dmd2):
     assert all(word in dmd2("eval", "--help").out for word in ("METRIC", "compare", "speed"))
     assert "--reference" in dmd2("eval", "fid", "--help").out and "--grid" in dmd2("eval", "compare", "--help").out
+
+
+@pytest.mark.slow
+def test_a_study_of_pipelines_records_the_calls_that_were_counted(ok, pipe, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
+    arms = ("--a", f"pipeline:{pipe('sd15')},steps=2", "--b", f"pipeline:{pipe('sd15')},steps=3,scheduler=unipc")
+    ok("study", "new", *arms, "--prompts", tmp_path / "prompts.txt", "--seeds", "0", "-o", tmp_path / "study")
+    found = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert [arm["about"]["sampler"]["use"] for arm in found["arms"]] == ["PNDMScheduler", "UniPCMultistepScheduler"]
+    assert [arm["about"]["nfe"] for arm in found["arms"]] == [3, 3]             # PNDM repeats a call
