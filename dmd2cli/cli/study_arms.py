@@ -45,8 +45,14 @@ def wanted(
 
 
 def tail(place: str) -> str:
-    """The last part of a path, the whole of a reference."""
-    return os.path.basename(os.path.abspath(place)) if os.path.exists(place) else place
+    """The last part of a path, a reference without the folders of its path; its own name=, if it has one."""
+    if os.path.exists(place):
+        return os.path.basename(os.path.abspath(place))
+    ref, comma, options = place.partition(",")
+    said = dict(option.partition("=")[::2] for option in options.split(","))
+    kind, colon, path = ref.partition(":")
+    last = os.path.basename(os.path.abspath(path)) if os.path.exists(path) else path
+    return said.get("name") or f"{kind}{colon}{last}{comma}{options}"
 
 
 def arm(name: str, place: str, device: str, download: bool) -> AnyArm:
