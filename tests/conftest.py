@@ -73,3 +73,12 @@ def dmd2(monkeypatch, capfd):
         return 0, *capfd.readouterr()
 
     return dmd2
+
+
+@pytest.fixture
+def one_thread():
+    """PyTorch computes with one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -33,7 +33,7 @@ class Verdict:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {**asdict(self), "run": str(self.run), "findings": [asdict(found) for found in self.findings]}
+        return asdict(self) | {"run": str(self.run)}
 
 
 def diagnose(run: Record) -> Verdict:

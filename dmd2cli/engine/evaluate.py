@@ -127,4 +127,3 @@ class Clock:
             if item is None:
                 return
             yield item
-

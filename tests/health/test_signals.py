@@ -11,7 +11,7 @@ from dmd2cli.core.parametrization import eps
 from dmd2cli.data.base import Batch
 from dmd2cli.engine.distill import job
 from dmd2cli.engine.health import data, scores
-from dmd2cli.engine.health.health import head
+from dmd2cli.engine.health.health import head, over_ranks
 from dmd2cli.recipe import load
 
 CPU = torch.device("cpu")
@@ -142,6 +142,24 @@ def test_the_head_of_a_micro_batch_is_a_micro_batch():
     found = head(first, 8)
     assert len(found) == 8 and found.x.equal(first.x[:8]) and found.cond["label"].equal(first.cond["label"][:8])
     assert len(head(first, 1000)) == len(first)
+
+
+def test_ranks_agree_on_names_and_average_over_those_that_have_a_number():
+    held, names = [], ["gap/band-0", "gap/band-1", "gap/band-2", "diversity"]
+
+    class Rank:
+        """One of two: the first is asked first, and the second adds what it said."""
+
+        def total(self, mine):
+            held.append(mine.clone())
+            return mine + held[0] if len(held) == 2 else mine
+
+    first = {"gap/band-0": torch.tensor(1.0), "diversity": torch.tensor(0.5)}
+    over_ranks(first, names, Rank())
+    found = over_ranks({"gap/band-1": torch.tensor(3.0), "diversity": torch.tensor(0.7)}, names, Rank())
+    assert {name: float(value) for name, value in found.items()} == {
+        "gap/band-0": 1.0, "gap/band-1": 3.0, "diversity": pytest.approx(0.6)
+    }  # fmt: skip
 
 
 # -- on several ranks, simulated: each draws its share --------------------------------------------------------------

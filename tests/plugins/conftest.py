@@ -3,16 +3,11 @@
 import sys
 
 import pytest
-import torch
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def quick(one_thread):
     """Toy networks are quickest on one, and other workers have the rest."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

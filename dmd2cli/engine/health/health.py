@@ -17,6 +17,7 @@ from dmd2cli.engine.distillation import Distillation
 from dmd2cli.engine.health import data, scores
 from dmd2cli.engine.health.probe import STUDENT, Probe, compared
 from dmd2cli.engine.health.validation import Drawing
+from dmd2cli.engine.parallel import World
 from dmd2cli.engine.watch import at
 
 ROWS = 64
@@ -25,6 +26,14 @@ LEVELS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Noise, in standard deviations of the data, at which the teacher's one-step error is measured."""
 CLEAR = 2
 """Levels whose slope does not count: of little noise, small faults of the samples are a large share."""
+
+
+NAMES = (
+    "mean_shift", "std_ratio", "brightness", "contrast", "saturation", "high_frequency", "diversity", "ema",
+    *(f"gap/band-{b}" for b in range(scores.BANDS)), "accuracy/fake", "accuracy/real", "conditions", "real/distinct",
+    "teacher/error", "teacher/slope", "teacher/guided_error",
+)  # fmt: skip
+"""Of all signals there can be, besides gradient/TERM: which of them a rank has depends on its rows."""
 
 
 @dataclass
@@ -48,7 +57,9 @@ class Health:
         found |= mean([scores.all_of(d, s, rng.at(s.rows, s.total)) for s in samples])
         found |= data.conditions(batches, self.known) | data.distinct(batches)
         self.teacher = self.teacher or self.of_teacher()
-        return {f"health/{name}": value for name, value in (found | self.teacher).items()}
+        names = [*NAMES, *(f"gradient/{name}" for name, (_, loss) in d.terms.items() if loss.player == "generator")]
+        agreed = over_ranks(found | self.teacher, names, self.probe.world)
+        return {f"health/{name}": value for name, value in agreed.items()}
 
     def appearance(self, source: Drawing, time: int) -> dict[str, Tensor]:
         """The student's images against the teacher's, and its moving average against its weights.
@@ -116,6 +127,14 @@ def mean(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Of every number over the micro-batches that have it."""
     names = dict.fromkeys(name for one in found for name in one)
     return {name: torch.stack([one[name].float() for one in found if name in one]).mean() for name in names}
+
+
+def over_ranks(found: Mapping[str, Tensor], names: Sequence[str], world: World) -> dict[str, Tensor]:
+    """The mean of every number over the ranks that have it, the same names on each. names: of all there can be."""
+    assert found.keys() <= {*names}, found.keys() - {*names}
+    held = [[float(found[name]) if name in found else 0.0, float(name in found)] for name in names]
+    sums, counts = world.total(torch.tensor(held, dtype=torch.float64)).unbind(1)
+    return {name: (s / n).float() for name, s, n in zip(names, sums, counts, strict=True) if n}
 
 
 def head(batch: Batch, n: int) -> Batch:
