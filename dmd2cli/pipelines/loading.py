@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dmd2cli.errors import UserError
 from dmd2cli.inference import DTYPES
+from dmd2cli.lora_file import read_lora
 from dmd2cli.pipelines.drawing import Pipeline, denoiser, options_of
 from dmd2cli.pipelines.folder import LEFT_OUT, index, located, lora_file, variant
 from dmd2cli.pipelines.quiet import quiet
@@ -98,16 +99,15 @@ def schedule(pipe: Any, asked: str) -> tuple[Any, dict[str, Any]]:
 
 def fuse(pipe: Any, path: Path, weight: float) -> None:
     """Add a LoRA to the networks of a pipeline, for good. Raises UserError if it is none, or of another base."""
-    if not hasattr(pipe, "load_lora_weights"):
-        raise UserError(f"--lora: diffusers has no LoRAs for {type(pipe).__name__}; leave --lora out")
-    with readable(f"--lora {path}: is no LoRA that fits this {type(pipe).__name__}; was its base another model?"):
-        pipe.load_lora_weights(
-            str(path.parent), weight_name=path.name, use_safetensors=True, local_files_only=True
-        )
-    if not pipe.get_list_adapters():
-        raise UserError(f"--lora {path}: is no LoRA of this pipeline; was it trained on another base model?")
-    pipe.fuse_lora(lora_scale=weight)
-    pipe.unload_lora_weights()
+    kind = type(pipe).__name__
+    if not hasattr(pipe, "lora_state_dict"):
+        raise UserError(f"--lora: diffusers has no LoRAs for {kind}; leave --lora out")
+    try:
+        lora = read_lora(path, type(pipe), denoiser(pipe).config)
+        for part in lora.parts:
+            lora.fuse(getattr(pipe, part), part, weight)
+    except UserError as err:
+        raise UserError(f"--lora: is no LoRA that fits this {kind}: {err}") from err
 
 
 @contextmanager

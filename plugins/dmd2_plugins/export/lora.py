@@ -21,9 +21,9 @@ from dmd2_plugins.export.extract import Extraction, apply, extract
 from dmd2_plugins.export.pipeline import assembled, base, drawn, require, seen, unscaled
 from dmd2_plugins.export.usage import metadata, ode, scheduler, usage
 from dmd2_plugins.stable_diffusion.folder import quiet
-from dmd2_plugins.stable_diffusion.lora import FILE
 from dmd2cli.adapters import View
 from dmd2cli.errors import UserError
+from dmd2cli.lora_file import DIFFUSERS_NAME as FILE
 from dmd2cli.student import Student
 from dmd2cli.weights import save_weights
 

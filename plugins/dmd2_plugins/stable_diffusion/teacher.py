@@ -16,7 +16,7 @@ from torch import nn
 from dmd2_plugins.stable_diffusion.codec import Codec
 from dmd2_plugins.stable_diffusion.folder import alone, empty, small
 from dmd2_plugins.stable_diffusion.late import Late, held
-from dmd2_plugins.stable_diffusion.lora import Adapter, adapter
+from dmd2_plugins.stable_diffusion.lora import TeacherLora, open_lora
 from dmd2_plugins.stable_diffusion.options import Model, Options, opened
 from dmd2_plugins.stable_diffusion.prompts import Blank, Prompts
 from dmd2_plugins.stable_diffusion.spec import Spec, absent, check_size, described, revived
@@ -152,11 +152,11 @@ def vae_of(spec: Spec) -> nn.Module:
     return alone(spec.options.vae, "vae") if spec.options.vae else opened(spec.name, spec.options)[0].load("vae")
 
 
-def adapters(spec: Spec, text: bool = False) -> list[Adapter]:
+def adapters(spec: Spec, text: bool = False) -> list[TeacherLora]:
     """The LoRAs of some options; text: those alone that are known to change the text encoders."""
     known = spec.details["lora"] if text else [{"text": True}] * len(spec.options.lora)
     asked = [one for one, kept in zip(spec.options.lora, known, strict=True) if kept["text"]]
-    return [adapter(one, spec.details["pipeline"], spec.config) for one in asked]
+    return [open_lora(one, spec.details["pipeline"], spec.config) for one in asked]
 
 
 def guided_network(spec: Spec, denoiser: Preconditioned) -> Preconditioned:
