@@ -11,7 +11,8 @@ from torch import nn
 from typing_extensions import NotRequired, TypedDict
 
 from dmd2cli.cache import sha256
-from dmd2cli.lora_file import DIFFUSERS_NAME, PEFT_NAME, LoraFile, read_lora
+from dmd2cli.fuse_lora import LoraFile
+from dmd2cli.lora_file import DIFFUSERS_NAME, PEFT_NAME, read_lora
 
 
 class Lora(TypedDict):
