@@ -6,11 +6,27 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"     # read when torch is imported: threads that wait for others cost all of a core
+
 import pytest
 import torch
 from written import GOOD
 
 from dmd2cli.cli import app as cli
+
+
+def pytest_configure(config):
+    """Make warnings that the tests and their helpers cause errors; those of the packages are, by pyproject.toml."""
+    names = sorted({path.stem for path in Path(__file__).parent.rglob("*.py")})
+    config.getini("filterwarnings").insert(0, rf"error:::({'|'.join(names)})\Z")     # before what is ignored
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give each worker one stretch of the tests, so that what a module or a folder shares is built once."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.option.dist == "load" else None
 
 
 @pytest.fixture(scope="session", autouse=True)
