@@ -50,7 +50,7 @@ class Figure:
         found = open_pictures(Path(path), mixed=True)
         if len(found) < self.rows:
             raise UserError(f"--grid: {path} has {len(found)} images for {self.rows} rows; draw fewer: --rows")
-        self.columns[name] = [to_pil(torch.from_numpy(found.image(i)).permute(2, 0, 1)) for i in range(self.rows)]
+        self.columns[name] = [Image.fromarray(found.image(i)) for i in range(self.rows)]
 
 
 def figure_of(rows: int, seed: int, prompts: str | None, column: str | None) -> Figure:
