@@ -130,7 +130,7 @@ def test_half_precision_files_become_float32(model, tmp_path):
     from diffusers import StableDiffusionPipeline
 
     tiny.quiet()
-    loaded = StableDiffusionPipeline.from_pretrained(model("sd15"), torch_dtype=torch.float16)
+    loaded = StableDiffusionPipeline.from_pretrained(model("sd15")).to(torch.float16)
     loaded.save_pretrained(tmp_path / "half", variant="fp16")
     found = family.sd15(model=str(tmp_path / "half"))
     assert {p.dtype for p in found.denoiser.parameters()} == {torch.float32}
