@@ -2,18 +2,21 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NEWEST := .venv-newest
+# Exact versions that passed the tests together; torch and torchvision are free: docs/versions.md.
+PINNED := --constraint constraints.txt
 
-.PHONY: quickstart test test-slow lint docs bench clean
+.PHONY: quickstart test test-slow test-newest constraints lint docs bench clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --editable .
+$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet $(PINNED) --editable .
 	touch $@
 
 $(VENV)/installed-%: $(VENV)/installed
-	$(BIN)/pip install --quiet --editable '.[$*]'
+	$(BIN)/pip install --quiet $(PINNED) --editable '.[$*]'
 	touch $@
 
 quickstart: $(VENV)/installed
@@ -24,6 +27,17 @@ test: $(VENV)/installed-dev
 
 test-slow: $(VENV)/installed-dev $(VENV)/installed-docs
 	$(BIN)/python -m pytest -m slow
+
+# The newest of everything, in an environment that is made anew each time. What breaks is a line in docs/versions.md.
+test-newest:
+	rm -rf $(NEWEST)
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev,docs,wandb]'
+	$(NEWEST)/bin/python -m pytest -n auto
+
+# Only what has passed is written down.
+constraints: test-newest
+	$(NEWEST)/bin/python .ci/constraints.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -37,4 +51,4 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/step.py --json runs/step.json
 
 clean:
-	rm -rf $(VENV) site build dist
+	rm -rf $(VENV) $(NEWEST) site build dist
