@@ -100,12 +100,17 @@ def override(kind: str, name: str, obj: object) -> Iterator[None]:
 
 def import_problem(kind: str, name: str, err: BaseException) -> UserError:
     """What to tell a person whose plugin failed to import: the missing package, or whose fault it is."""
+    from dmd2cli.installation.packages import install
+    from dmd2cli.installation.problem import problem
+
     entry = _only(kind, name)
     distribution, version = _origin(entry)
     missing = (err.name or "").partition(".")[0] if isinstance(err, ModuleNotFoundError) else ""
     if missing and missing != _package(entry) and find_spec(missing) is None:
-        package = f"'{distribution}[{','.join(entry.extras)}]'" if entry.extras else missing
-        return UserError(f"{KINDS[kind]} '{name}' needs {missing}: pip install {package}")
+        command = f"pip install '{distribution}[{','.join(entry.extras)}]'" if entry.extras else install(missing)
+        return UserError(f"{KINDS[kind]} '{name}' needs {missing}: {command}")
+    if told := problem(err, own=(_package(entry),)):
+        return UserError(f"{KINDS[kind]} '{name}' cannot be imported: {told}")
     return UserError(
         f"{KINDS[kind]} '{name}' of {distribution} {version} cannot be imported: "
         f"{type(err).__name__}: {' '.join(str(err).split())}; update or uninstall {distribution}"

@@ -129,6 +129,10 @@ def outcome(err: Exception) -> tuple[int, str]:
         return 2, f"error: {text}"
     if isinstance(err, Diverged):
         return 3, f"diverged: {text}"
+    from dmd2cli.installation.problem import problem
+
+    if told := problem(err):
+        return 2, f"error: {told}"
     if isinstance(err, OSError) and err.errno in _ADVICE:
         return 2, f"error: {err.filename or 'while writing'}: {err.strerror}; {_ADVICE[err.errno]}"
     return 1, f"internal error: {type(err).__name__}: {text} (run again with --debug; please report)"

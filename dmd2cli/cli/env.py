@@ -12,10 +12,14 @@ def env(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print versions, devices and cores, ready to paste into a bug report."""
-    found = _machine() | _versions()
+    from dmd2cli.installation.tested import summary, untested
+
+    found, differing = _machine() | _versions(), untested()
     if as_json:
-        print(json.dumps(found, indent=2))
+        named = {name: {"installed": here, "tested": known} for name, (here, known) in differing.items()}
+        print(json.dumps({**found, "untested": named}, indent=2))
     else:
+        found["untested"] = summary(differing)
         width = max(map(len, found))
         print("\n".join(f"{name.ljust(width)}  {value}" for name, value in found.items()))
 

@@ -21,6 +21,7 @@ from dmd2cli.engine import runtime
 from dmd2cli.engine.checkpoint import write_json
 from dmd2cli.engine.evaluate import Drawn, check, evaluate_all
 from dmd2cli.errors import UserError
+from dmd2cli.installation.tested import mention_torch
 from dmd2cli.over_seeds import pooled
 from dmd2cli.prompt_list import PromptList, prompt_list
 
@@ -112,6 +113,7 @@ def measured(wishes: Wishes, subject: Callable[[], Subject]) -> list[dict[str, A
         return [r for source, one in pairs for r in _results([one], source, once, None, "images", str(wishes.images))]
     if named is not None and (wishes.n is not None or asked is not None):
         check([m.metric for m in named], wishes.n or _total(named[0]))
+    mention_torch()
     found = subject()
     measures = named or _ready(metrics_of("all", found), wishes, asked)
     recipe = wishes.teacher

@@ -51,6 +51,7 @@ def sample(
     from dmd2cli.cli.ordering import Asked, ordered, precisely
     from dmd2cli.engine.generate import share
     from dmd2cli.errors import UserError
+    from dmd2cli.installation.tested import mention_torch
 
     if grid and out.suffix != ".png":
         raise UserError(f"-o {out}: a grid is a .png file; for single files name a folder and leave out --grid")
@@ -65,6 +66,7 @@ def sample(
     asked = Asked(student, teacher, wishes, words, labels, n, seed, seeds, batch, again, download, pipeline)
     name, order, turn = ordered(asked, mine.device(device))
     as_grid = out.suffix == ".png" if grid is None else grid
+    mention_torch(mine.rank)
     with precisely(wishes.dtype):
         if as_grid and len(order.raw) == 1 and not grid:
             facts = alone(order, out)

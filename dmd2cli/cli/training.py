@@ -32,7 +32,10 @@ def dry(found: AnyRecipe, dry_run: bool) -> bool:
 def train(found: Any, folder: Path, job: Callable[..., Any], resume: str) -> int:
     """Run it; the command line goes into the run folder. Returns the steps done."""
     from dmd2cli.engine.run import run
+    from dmd2cli.engine.share import share
+    from dmd2cli.installation.tested import mention_torch
 
+    mention_torch(share().rank)
     return run(found, folder, job, resume, command=" ".join(["dmd2", *sys.argv[1:]]))
 
 

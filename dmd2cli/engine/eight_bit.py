@@ -17,6 +17,8 @@ from torch import Tensor
 
 from dmd2cli.engine.optimisers import MOMENTS, OneByOne, State, local
 from dmd2cli.errors import UserError
+from dmd2cli.installation.packages import absent, install
+from dmd2cli.installation.problem import problem
 
 BLOCK = 256
 """Values that share a scale: what the kernel has."""
@@ -35,8 +37,12 @@ def library() -> Any:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)      # it warns of kernels not used here
     try:
         return importlib.import_module("bitsandbytes.functional")
-    except ImportError as err:
-        raise UserError("run.optimiser: 8bit needs bitsandbytes: pip install 'dmd2cli[8bit]'") from err
+    except Exception as err:                               # a broken one fails in many ways
+        if absent("bitsandbytes"):
+            raise UserError(f"run.optimiser: 8bit needs bitsandbytes: {install('bitsandbytes')}") from err
+        if told := problem(err):
+            raise UserError(f"run.optimiser: 8bit: {told}") from err
+        raise
 
 
 @lru_cache

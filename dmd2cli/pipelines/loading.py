@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dmd2cli.errors import UserError
 from dmd2cli.inference import DTYPES
+from dmd2cli.installation.problem import problem
 from dmd2cli.lora_file import read_lora
 from dmd2cli.pipelines.drawing import Pipeline, denoiser, options_of
 from dmd2cli.pipelines.folder import LEFT_OUT, index, located, lora_file, variant
@@ -127,8 +128,8 @@ def readable(what: str) -> Iterator[None]:
     try:
         with quiet():
             yield
-    except ModuleNotFoundError as err:
-        raise UserError(f"{what}: needs {err.name}: pip install {err.name}") from err
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, ImportError,
             SafetensorError) as err:                                                                # fmt: skip
+        if told := problem(err):
+            raise UserError(told) from err
         raise UserError(f"{what} ({' '.join(str(err).split())[:200]})") from err

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dmd2cli.errors import UserError, suggest
+from dmd2cli.installation.problem import problem
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def scheduler(asked: str, own: Any) -> tuple[Any, Mapping[str, Any]]:
     try:
         return kind.from_config(dict(own.config), **settings), found.call
     except (ValueError, TypeError, NotImplementedError, ImportError) as err:
-        raise UserError(f"--scheduler {asked}: {' '.join(str(err).split())[:200]}") from err
+        raise UserError(f"--scheduler {asked}: {problem(err) or ' '.join(str(err).split())[:200]}") from err
 
 
 def class_of(found: Named, own: Any, name: str) -> Any:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from dmd2cli.data.corrupt import Corrupt
 from dmd2cli.errors import UserError
+from dmd2cli.installation.packages import install
 
 SUFFIXES = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 """Of files that are taken for images."""
@@ -121,4 +122,4 @@ def extra(package: str, dataset: str) -> Any:
     except ModuleNotFoundError as err:
         if err.name != package:
             raise
-        raise UserError(f"dataset '{dataset}' needs {package}: pip install 'dmd2cli[data]'") from None
+        raise UserError(f"dataset '{dataset}' needs {package}: {install(package)}") from None
