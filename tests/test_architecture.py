@@ -108,3 +108,10 @@ def test_every_module_says_what_it_is_for():
         if (tree := ast.parse(path.read_text(encoding="utf-8"))).body and not ast.get_docstring(tree)
     ]
     assert silent == []
+
+
+def test_every_file_with_slow_tests_is_listed_with_what_covers_it_otherwise():
+    page = (ROOT / "tests/README.md").read_text(encoding="utf-8")
+    slow = [path for path in (ROOT / "tests").rglob("test_*.py") if "mark.slow" in path.read_text(encoding="utf-8")]
+    names = {path.relative_to(ROOT / "tests") for path in slow} - {Path("test_architecture.py")}
+    assert [str(name) for name in names if f"| `{name}` |" not in page and f"| `{name.parent}/` |" not in page] == []

@@ -210,12 +210,15 @@ def test_extractor(plugin):
     check_extractor(lambda: made("extractors", plugin), to_uint8(images()[0][:20]))
 
 
+SLOW = pytest.mark.slow                                            # tests/e2e/test_commands.py exports two steps
+
+
 @cases("exporters")
 @pytest.mark.parametrize(
     "changes",
     [
-        ["student.times=[1.0]"],
-        ["student.times=[1.0, 0.5]"],
+        pytest.param(["student.times=[1.0]"], marks=SLOW),
+        pytest.param(["student.times=[1.0, 0.5]"], marks=SLOW),
         ["student.times=[1.0, 0.5]", "student.sampler=ode"],
         ["student.guidance={min: 1, max: 5}"],
     ],

@@ -91,6 +91,8 @@ def small(args: list[str]) -> list[str]:
     args = [str(min(int(a), 32)) if before == "-n" else a for before, a in zip(["", *args], args, strict=False)]
     if args[0] in ("distill", "pretrain", "demo"):
         return [*args, *SMALL, *([] if any(a.startswith("run.steps=") for a in args) else ["run.steps=4"])]
+    if args[0] == "plan" and args[1].startswith("recipes/"):
+        return [*args, "tier=cpu-smoke"]                       # of its real network: tests/engine/test_plan.py, slow
     return args
 
 

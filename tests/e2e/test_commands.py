@@ -209,9 +209,10 @@ print(int((drawn.int() - expected.int()).abs().max()))
 """
 
 
-@pytest.mark.parametrize(
-    ("run", "arguments"), [("tiny", ["noise", "labels"]), ("two_step", ["noise", "labels", "renoise_1"])]
-)
+ONE = pytest.param("tiny", ["noise", "labels"], marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("run", "arguments"), [ONE, ("two_step", ["noise", "labels", "renoise_1"])])
 def test_a_torch_export_draws_the_same_pixels_in_a_process_without_dmd2(dmd2, request, here, run, arguments):
     folder = request.getfixturevalue(run)
     found = json.loads(ok(dmd2("export", folder, "--format", "torch-export", "-o", "s.pt2")).out)

@@ -16,12 +16,12 @@ from dmd2cli.engine import checkpoint, signals
 from dmd2cli.engine.distill import DistillJob
 from dmd2cli.engine.log import Log
 
-STEPS = 60
+STEPS = 40
 COMMAND = (
-    "distill", "digits", f"run.steps={STEPS}", "run.batch=8", "run.threads=1", "run.save_every=15", "run.log_every=2",
-    "run.preview_every=20", "run.device=cpu",
+    "distill", "digits", f"run.steps={STEPS}", "run.batch=8", "run.threads=1", "run.save_every=10", "run.log_every=2",
+    "run.preview_every=20", "run.device=cpu", "sampler.steps=4", "health.every=15",
 )  # fmt: skip
-PICTURES = [f"samples/{checkpoint.name(step)}.png" for step in (20, 40, STEPS)]
+PICTURES = [f"samples/{checkpoint.name(step)}.png" for step in (20, STEPS)]
 FILES = ["student/model.safetensors", "student/student.json", "metrics.jsonl", *PICTURES]
 """What has to be equal byte by byte."""
 
@@ -83,7 +83,7 @@ def wait_for(process, file, words, seconds=300):
 # -- processes that end before their time ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("file", "words"), [("metrics.jsonl", '"step": 2,'), ("checkpoints/latest", "00000030")])
+@pytest.mark.parametrize(("file", "words"), [("metrics.jsonl", '"step": 2,'), ("checkpoints/latest", "00000020")])
 def test_a_run_killed_before_or_after_its_first_checkpoint_ends_as_if_it_were_not(
     tmp_path, process, continued, file, words
 ):
@@ -94,22 +94,23 @@ def test_a_run_killed_before_or_after_its_first_checkpoint_ends_as_if_it_were_no
 
 
 def test_ctrl_c_saves_the_state_exits_with_130_and_loses_nothing(tmp_path, process, continued):
-    wait_for(process, tmp_path / "run" / "metrics.jsonl", '"step": 16,')
+    wait_for(process, tmp_path / "run" / "metrics.jsonl", '"step": 12,')
     process.send_signal(signal.SIGINT)
     said = process.communicate()[1]
     assert process.returncode == 130 and "Traceback" not in said
     done = checkpoint.verify(checkpoint.latest(tmp_path / "run" / "checkpoints"))
-    assert 16 <= done < STEPS and f"saved at step {done} of {STEPS}; the same command continues" in said
+    assert 12 <= done < STEPS and f"saved at step {done} of {STEPS}; the same command continues" in said
     continued()
 
 
 # -- the same at chosen moments --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("step", "number"),
-    [(1, signal.SIGINT), (15, signal.SIGINT), (24, signal.SIGINT), (31, signal.SIGINT), (24, signal.SIGTERM)],
-)
+STOPS = [(1, signal.SIGINT), (10, signal.SIGINT), (16, signal.SIGTERM)]
+MORE = [(16, signal.SIGINT), (21, signal.SIGINT)]
+
+
+@pytest.mark.parametrize(("step", "number"), [*STOPS, *(pytest.param(*stop, marks=pytest.mark.slow) for stop in MORE)])
 def test_a_stop_at_any_step_saves_that_step_and_loses_nothing(tmp_path, dmd2, continued, step, number):
     with at_call(DistillJob, "step", step, lambda: os.kill(os.getpid(), number)):
         done = dmd2(*COMMAND, "-o", tmp_path / "run")
@@ -125,9 +126,9 @@ def test_a_second_ctrl_c_stops_at_once_and_the_last_checkpoint_still_continues(t
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
-    with at_call(DistillJob, "step", 17, twice):
+    with at_call(DistillJob, "step", 12, twice):
         assert dmd2(*COMMAND, "-o", tmp_path / "run").code == 130
-    assert checkpoint.verify(checkpoint.latest(tmp_path / "run" / "checkpoints")) == 15
+    assert checkpoint.verify(checkpoint.latest(tmp_path / "run" / "checkpoints")) == 10
     continued()
 
 
@@ -142,9 +143,13 @@ MOMENTS = {
     "before a preview": (images, "save_png", 1),
     "after the last checkpoint": (Log, "close", 1),
 }
+INSIDE = ("before the hashes of a checkpoint", "before a checkpoint gets its name")
+"""Slow: engine/test_checkpoint_crash.py dies at every call of a save."""
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    "moment", [pytest.param(name, marks=pytest.mark.slow) if name in INSIDE else name for name in MOMENTS]
+)
 def test_a_run_that_dies_at_any_moment_ends_as_if_it_had_not(tmp_path, dmd2, continued, moment):
     with at_call(*MOMENTS[moment], die), pytest.raises(Killed):
         dmd2(*COMMAND, "-o", tmp_path / "run")

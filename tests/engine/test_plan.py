@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar
 
 import pytest
@@ -32,6 +33,12 @@ def blobs():
         yield
 
 
+@cache
+def rehearsed(*overrides, kind="cpu"):
+    """Memory of a recipe, counted once: the largest take seconds."""
+    return memory(shaped(*overrides), kind)
+
+
 @pytest.fixture(scope="module")
 def found():
     """A plan whose peak is that of an update."""
@@ -55,7 +62,7 @@ def test_what_lasts_is_what_the_players_hold():
 @pytest.mark.parametrize("more", [(), ("turns=alternate", "ttur=3"), ("losses.distribution_matching.guidance=2.0",)])
 def test_the_operations_of_a_cycle_are_those_that_torch_counts(more):
     recipe = shaped(*more)
-    found, work = memory(recipe, "cpu"), job(recipe, CPU)
+    found, work = rehearsed(*more), job(recipe, CPU)
     with FlopCounterMode(display=False) as counter:
         for step in range(recipe.ttur):
             work.step(step)
@@ -63,7 +70,7 @@ def test_the_operations_of_a_cycle_are_those_that_torch_counts(more):
 
 
 def test_a_student_of_several_calls_is_called_to_make_its_own_input():
-    one, four = (memory(shaped(f"student.times={times}"), "cpu") for times in ("[1.0]", "[1.0, 0.75, 0.5, 0.25]"))
+    one, four = (rehearsed(f"student.times={times}") for times in ("[1.0]", "[1.0, 0.75, 0.5, 0.25]"))
     more = cycle(*four.stages[0]).flops - cycle(*one.stages[0]).flops
     assert more == pytest.approx(2 * 1.5 * 32 * one.stages[0][1].sample.flops)
 
@@ -73,6 +80,13 @@ def test_published_networks_have_their_published_sizes(preset, millions):
     cast = players(load("digits", [f"teacher={{use: edm, preset: {preset}}}"]), "cuda")
     for net in (cast.teacher.denoiser, cast.generator, cast.critics[0]["fake"]):
         assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+@pytest.mark.slow
+def test_the_real_network_of_imagenet_64_is_planned():
+    facts = plan(load("imagenet64"), Question(parse("80G")))
+    assert {n["name"]: round(n["parameters"] / 1e6, 1) for n in facts["networks"]}["teacher"] == 295.9
+    assert facts["fit"]["fits"] and facts["left_out"] == {}
 
 
 # -- what is asked ---------------------------------------------------------------------------------------------
@@ -158,7 +172,7 @@ def test_options_that_help_are_added_until_it_fits(monkeypatch, device, more, an
 
 
 def test_checkpointing_takes_less_and_counts_more_operations():
-    plain, less = (memory(shaped(*EDM, "run.batch=64", f"run.checkpointing={on}"), "cpu") for on in ("false", "true"))
+    plain, less = (rehearsed(*EDM, "run.batch=64", f"run.checkpointing={on}") for on in ("false", "true"))
     assert less.peak(64) < 0.5 * plain.peak(64)
     assert cycle(*less.stages[0]).flops > 1.1 * cycle(*plain.stages[0]).flops
 
@@ -238,7 +252,7 @@ def test_a_term_that_depends_on_values_is_left_out_and_named():
 
 def row(name, *overrides, kind="cuda"):
     """What is said of one network."""
-    return next(n for n in memory(shaped(*overrides), kind).networks if n.name == name)
+    return next(n for n in rehearsed(*overrides, kind=kind).networks if n.name == name)
 
 
 def test_moments_of_eight_bits_are_what_the_optimiser_keeps():
@@ -273,7 +287,7 @@ def test_a_teacher_that_cannot_be_offloaded_is_refused_and_not_suggested(found):
 
 def test_selective_checkpointing_lies_between():
     ways = ("false", "selective", "true")
-    all_kept, selective, none = (memory(shaped(*EDM, "run.batch=64", f"run.checkpointing={w}"), "cpu") for w in ways)
+    all_kept, selective, none = (rehearsed(*EDM, "run.batch=64", f"run.checkpointing={way}") for way in ways)
     assert none.peak(64) < selective.peak(64) < all_kept.peak(64)
     flops = [cycle(*found.stages[0]).flops for found in (all_kept, selective, none)]
     assert flops[0] == flops[1] < flops[2]

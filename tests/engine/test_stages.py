@@ -118,13 +118,19 @@ STOPS = [stop if stop in (1, 4, 9) else pytest.param(stop, marks=pytest.mark.slo
 """In every stage; slow: at every step."""
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run without a stop, with a checkpoint of every step."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "staged.yaml").write_text(RECIPE)
+    run(load(folder / "staged.yaml", ["run.save_every=1"]), folder / "run", job)
+    return folder / "run"
+
+
 @pytest.mark.parametrize("stop", STOPS)
-def test_a_run_continued_from_any_checkpoint_ends_like_one_without_a_stop(recipe, tmp_path, stop):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    changes = ["run.save_every=1"]
-    run(load(recipe, changes), whole, job)
-    checkpoint = whole / f"checkpoints/step-{stop:08d}"
-    run(load(recipe, changes), parts, job, resume=str(checkpoint))
+def test_a_run_continued_from_any_checkpoint_ends_like_one_without_a_stop(recipe, tmp_path, whole, stop):
+    parts = tmp_path / "parts"
+    run(load(recipe, ["run.save_every=1"]), parts, job, resume=str(whole / f"checkpoints/step-{stop:08d}"))
     for name in ("student/model.safetensors", "metrics.jsonl"):
         ours, theirs = (folder / name for folder in (parts, whole))
         if name.endswith(".jsonl"):
