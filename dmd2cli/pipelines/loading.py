@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import UInt8
+from packaging.version import Version
 from torch import Tensor
 
 from dmd2cli.errors import UserError
@@ -61,9 +61,9 @@ def opened(folder: Path, spec: Spec) -> Any:
     if "add_watermarker" in inspect.signature(getattr(diffusers, found["_class_name"])).parameters:
         without["add_watermarker"] = False
     kept: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
-    chosen: dict[str, Any] = {"variant": variant(folder, found), "torch_dtype": DTYPES[spec.dtype]}
-    with warnings.catch_warnings(), readable(f"{spec.path}: cannot be loaded; get it again, or choose another"):
-        warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)   # older ones know no other
+    dtype = "dtype" if Version(diffusers.__version__) >= Version("0.40") else "torch_dtype"   # deprecated
+    chosen: dict[str, Any] = {"variant": variant(folder, found), dtype: DTYPES[spec.dtype]}
+    with readable(f"{spec.path}: cannot be loaded; get it again, or choose another"):
         kind: Any = diffusers.DiffusionPipeline
         pipe = kind.from_pretrained(folder, **kept, **chosen, **without)
     pipe.set_progress_bar_config(disable=True)
