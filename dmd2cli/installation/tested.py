@@ -44,5 +44,5 @@ def mention_torch(rank: int = 0) -> None:
     global _mentioned
     here, known = installed("torch"), tested()["torch"]
     if rank == 0 and not _mentioned and here is not None and here != known:
-        print(f"note: torch {here} is not the tested one ({known}); if it misbehaves, that is why", file=sys.stderr)
+        print(f"note: torch {here} is not the tested one ({known}); see dmd2 env", file=sys.stderr)
     _mentioned = True
