@@ -46,8 +46,8 @@ STEPS = (
     ("export", "sd", "--format", "comfyui", "-o", "comfyui"),
     ("sample", "a handwritten three", "--pipeline", "tiny/pipeline", "--steps", "2", "-o", "pipeline.png"),
     ("sample", "a three", "--pipeline", "tiny/pipeline", "--lora", "lora.safetensors", "--steps", "2", "-o", "l.png"),
-    ("distill", "sd-tiny-digits", "teacher.model=tiny/pipeline", "teacher.lora=[{path: lora.safetensors}]", "run.steps=2",
-     *FEW, "-o", "sd-of-lora"),
+    ("distill", "sd-tiny-digits", "teacher.model=tiny/pipeline", "teacher.lora=[{path: lora.safetensors}]",
+     "run.steps=2", *FEW, "-o", "sd-of-lora"),
 )  # fmt: skip
 """A part of what dmd2 does, in an order in which each has what it needs."""
 IMPORTED = "accelerate, cleanfid.fid, jaxtyping, jinja2, lpips, matplotlib.pyplot, open_clip, scipy.linalg, " \
